@@ -1,0 +1,39 @@
+# The commands of this project; `make help` lists them. .venv is made by setup.sh.
+# PYTHON=/path/to/python3.11 chooses the interpreter that .venv is made with.
+.DEFAULT_GOAL := help
+.PHONY: help setup demo check format types test clean setup-dev
+
+PYTEST_ARGS ?=
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## make .venv (Python 3.10 or 3.11); at once when nothing changed
+	@bash setup.sh
+
+demo: setup ## train a LoRA on the mini SDXL with two workers, pictures into demo/
+	@.venv/bin/mindbooth demo
+
+check: setup-dev types ## format, lint, types and unit tests
+	.venv/bin/ruff format --check .
+	.venv/bin/ruff check .
+	.venv/bin/python -m pytest -q tests/unit $(PYTEST_ARGS)
+
+format: setup-dev ## rewrite the sources in the project's format
+	.venv/bin/ruff check --fix .
+	.venv/bin/ruff format .
+
+test: setup-dev ## all tests: unit, and integration with real msrun workers
+	.venv/bin/python -m pytest tests $(PYTEST_ARGS)
+
+clean: ## remove what was built, but not .venv
+	rm -rf build dist demo mindbooth.egg-info .mypy_cache .pytest_cache .ruff_cache rank_[0-9]* kernel_meta
+	find . -name .venv -prune -o -name __pycache__ -type d -exec rm -rf {} +
+
+# One link shows the four folders to mypy as mindbooth.*, which an editable install hides from it.
+types: setup-dev
+	@mkdir -p build/types && ln -sfn ../.. build/types/mindbooth
+	.venv/bin/mypy
+
+setup-dev:
+	@bash setup.sh dev,compare

@@ -1,0 +1,1 @@
+"""The launcher: finds devices, shows a plan, starts and supervises msrun. No MindSpore here."""

@@ -1,0 +1,154 @@
+"""A Plan as text for people and as JSON for programs. Secrets among the flags are not shown."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Sequence
+
+from .plan import Plan, Worker
+
+SECRET_FLAGS = ("--hub_token",)
+HIDDEN = "***"
+
+
+def as_text(plan: Plan) -> str:
+    """Draw the plan, in the order in which a launch happens."""
+    environment = plan.environment
+    no_address = "assumed" if plan.cluster.assumed else "-"
+    rows = [_row(worker, no_address) for worker in plan.workers]
+    table_use = "handed to msrun" if plan.table.handed else "not handed to msrun"
+    parts = [
+        headline(plan),
+        _columns([("rank", "host", "device", "address", "log"), *rows]),
+        "command\n  " + shlex.join(_without_secrets(plan.command)),
+        "environment that we set\n"
+        + _assignments([*environment.set.items(), ("PATH", f"{environment.path_first}:$PATH")]),
+        "environment that we unset\n  " + " ".join(environment.unset),
+        "environment that msrun sets for every worker\n"
+        + _assignments([*environment.by_msrun.items()]),
+        "environment that msrun sets for each worker\n"
+        + "\n".join(f"  rank {w.rank}: {_words(w)}" for w in plan.workers),
+        f"scheduler log\n  {plan.scheduler_log}",
+        f"rank table ({table_use}: {plan.table.reason})\n  {plan.table.path}\n"
+        + _indented(plan.table.text.rstrip()),
+    ]
+    if plan.notes:
+        parts.append("notes\n" + "\n".join(f"  {note}" for note in plan.notes))
+    return "\n\n".join(parts) + "\n"
+
+
+def headline(plan: Plan) -> str:
+    """Say in one line who trains where, and how we know."""
+    count = plan.cluster.world_size
+    workers = "1 worker" if count == 1 else f"{count} workers"
+    assumed = ", devices assumed" if plan.cluster.assumed else ""
+    hosts = ", ".join(host.name for host in plan.cluster.hosts)
+    return (
+        f"{workers} on {plan.device_target}, host {hosts} ({plan.cluster.source}){assumed}, "
+        f"port {plan.master_port}"
+    )
+
+
+def as_json(plan: Plan) -> str:
+    """Write the whole plan down; stable order, so that two plans can be compared."""
+    environment = plan.environment
+    document = {
+        "job": plan.job,
+        "device_target": plan.device_target,
+        "world_size": plan.cluster.world_size,
+        "source": plan.cluster.source,
+        "assumed": plan.cluster.assumed,
+        "hosts": [
+            {
+                "name": host.name,
+                "server_id": host.server_id,
+                "devices": [
+                    {
+                        "physical_id": device.physical_id,
+                        "address": device.address,
+                        "assumed": plan.cluster.assumed,
+                    }
+                    for device in host.devices
+                ],
+            }
+            for host in plan.cluster.hosts
+        ],
+        "master_port": plan.master_port,
+        "command": list(_without_secrets(plan.command)),
+        "environment": {
+            "set": dict(environment.set),
+            "path_first": str(environment.path_first),
+            "unset": list(environment.unset),
+            "by_msrun": dict(environment.by_msrun),
+        },
+        "workers": [
+            {
+                "rank": worker.rank,
+                "host": worker.host,
+                "local_rank": worker.local_rank,
+                "physical_id": worker.device.physical_id,
+                "environment": dict(worker.environment),
+                "log": str(worker.log),
+            }
+            for worker in plan.workers
+        ],
+        "rank_table": {
+            "path": str(plan.table.path),
+            "handed_to_msrun": plan.table.handed,
+            "reason": plan.table.reason,
+            "content": json.loads(plan.table.text),
+        },
+        "output_dir": str(plan.output_dir),
+        "attempt_dir": str(plan.attempt_dir),
+        "scheduler_log": str(plan.scheduler_log),
+        "grace_seconds": plan.grace_seconds,
+        "notes": list(plan.notes),
+    }
+    return json.dumps(document, indent=2) + "\n"
+
+
+def _without_secrets(command: Sequence[str]) -> tuple[str, ...]:
+    shown: list[str] = []
+    for word in command:
+        name, equals, _ = word.partition("=")
+        if shown and _is_secret(shown[-1]):
+            shown.append(HIDDEN)
+        elif equals and _is_secret(name):
+            shown.append(f"{name}={HIDDEN}")
+        else:
+            shown.append(word)
+    return tuple(shown)
+
+
+def _is_secret(flag: str) -> bool:
+    return flag.replace("-", "_").replace("__", "--", 1) in SECRET_FLAGS
+
+
+def _row(worker: Worker, unknown: str) -> tuple[str, ...]:
+    device = worker.device
+    return (
+        str(worker.rank),
+        worker.host,
+        str(device.physical_id),
+        device.address or unknown,
+        str(worker.log),
+    )
+
+
+def _columns(rows: Sequence[tuple[str, ...]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in rows)
+    return "\n".join(f"  {line.rstrip()}" for line in lines)
+
+
+def _assignments(pairs: Sequence[tuple[str, str]]) -> str:
+    return "\n".join(f"  {name}={value}" for name, value in pairs)
+
+
+def _words(worker: Worker) -> str:
+    return " ".join(f"{name}={value}" for name, value in worker.environment.items())
+
+
+def _indented(text: str) -> str:
+    return "\n".join(f"  {line}" for line in text.splitlines())

@@ -1,0 +1,1 @@
+"""Which rank sits on which device: topology, placement, HCCL rank tables. Only the stdlib."""

@@ -1,0 +1,1 @@
+"""One worker's life. The only folder that imports MindSpore."""

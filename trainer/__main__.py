@@ -1,0 +1,54 @@
+"""`mindbooth train`, `python -m mindbooth.trainer`, and each worker of `mindbooth launch`.
+
+Parses (pure), joins the group, and only then touches files: msrun's scheduler process executes the
+same command and stays in joining until the run is over.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+from mindbooth.data.errors import DataError
+from mindbooth.ranktable.placement import Placement
+
+from .config import ConfigError, parse
+
+
+def main(argv: Sequence[str] | None = None, prog: str = "mindbooth train") -> int:
+    """Runs a training; returns the exit status."""
+    from . import report
+
+    report.start()
+    try:
+        return _run(sys.argv[1:] if argv is None else argv, prog)
+    except (ConfigError, DataError) as err:
+        print(f"mindbooth: error: {err}", file=sys.stderr, flush=True)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def _run(argv: Sequence[str], prog: str) -> int:
+    config, warnings = parse(argv, prog)
+    place = Placement.from_environ(os.environ)
+    if config.run.distributed and not place.launched:
+        raise ConfigError("--distributed needs msrun around it, or use mindbooth launch.")
+    if config.run.debug and place.world_size > 1:
+        raise ConfigError("--debug is for one process: mindbooth train --debug.")
+    for warning in warnings:
+        logging.getLogger("mindbooth").warning("%s", warning)
+
+    from . import device, loop
+    from .stop import StopRequest
+
+    comm = device.start(place, target=config.run.device_target, debug=config.run.debug)
+    stop = StopRequest()
+    stop.install()
+    return loop.train(config, comm, stop, os.environ)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

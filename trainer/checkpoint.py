@@ -1,0 +1,171 @@
+"""Checkpoints: the whole state of a run, complete or not there at all.
+
+    checkpoint-N/pytorch_lora_weights.safetensors    the adapter after N updates, for other tools
+    checkpoint-N/state.safetensors                   master, m, v: flat fp32 vectors
+    checkpoint-N/state.json                          the rest; written last inside the folder
+
+A checkpoint is written in a folder aside, which is renamed when all of it is on the disk. Because
+sample k's data and noise depend on (seed, k) only, N and G (samples an update) say where to go on.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors import numpy as safetensors
+
+from mindbooth.data.atomic import replace_file
+
+from . import export
+from .config import ConfigError
+from .device import Comm
+from .lora import Adapter
+from .step import Step
+
+log = logging.getLogger(__name__)
+
+MANIFEST = "state.json"
+TENSORS = "state.safetensors"
+_NAME = re.compile(r"checkpoint-(\d+)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class State:
+    """Everything of a run but its vectors.
+
+    update: how many updates are done. adapter: a digest of the adapter's names and shapes.
+    """
+
+    update: int
+    seed: int
+    samples_per_update: int
+    loss_scale: float
+    sound_updates: int
+    adapter: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resumed:
+    """A checkpoint that was read: where it lies, its state, its vectors by name."""
+
+    path: Path
+    state: State
+    vectors: Mapping[str, np.ndarray]
+
+
+def resumable(asked: str | None, folder: Path) -> Resumed | None:
+    """The checkpoint to go on from, read; None if none is asked for, or "latest" finds none."""
+    path = find(asked, folder) if asked else None
+    if path is None:
+        return None
+    state, vectors = load(path)
+    return Resumed(path=path, state=state, vectors=vectors)
+
+
+def restore(resumed: Resumed, adapter: Adapter, step: Step) -> int:
+    """Puts a checkpoint's state into the adapter and the step; returns the next update."""
+    state = resumed.state
+    if state.adapter != adapter.layout():
+        raise ConfigError(
+            f"The checkpoint {resumed.path} is of another adapter: was it made with another --rank "
+            "or for another model?"
+        )
+    adapter.load(resumed.vectors["master"])
+    step.optimizer.load(resumed.vectors["m"], resumed.vectors["v"])
+    step.scale.value, step.scale.sound = state.loss_scale, state.sound_updates
+    log.info("Going on from %s, after update %d.", resumed.path, state.update)
+    return state.update
+
+
+def save(folder: Path, state: State, adapter: Adapter, step: Step, comm: Comm, *,
+         keep: int | None) -> None:  # fmt: skip
+    """Rank 0 writes `folder/checkpoint-N`; every rank returns when it is complete.
+
+    keep: how many checkpoints may stay, counted after this one is whole.
+    """
+    if comm.rank == 0:
+        vectors = {"master": adapter.master.asnumpy(), **step.optimizer.moments()}
+        path = write(folder, state, vectors, adapter.arrays(), adapter.metadata)
+        log.info("Saved %s.", path)
+        if keep is not None:
+            rotate(folder, keep)
+    comm.barrier()
+
+
+def write(
+    folder: Path,
+    state: State,
+    vectors: Mapping[str, np.ndarray],
+    tensors: Mapping[str, np.ndarray],
+    metadata: Mapping[str, Mapping[str, Any]],
+) -> Path:
+    """Writes `folder/checkpoint-N` and returns its path. Only one process may do this."""
+    final = folder / f"checkpoint-{state.update}"
+    aside = folder / f".checkpoint-{state.update}.part"
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    export.adapter(aside, tensors, metadata)
+    replace_file(aside / TENSORS, safetensors.save(dict(vectors)))
+    replace_file(aside / MANIFEST, json.dumps(asdict(state), indent=2).encode())
+    shutil.rmtree(final, ignore_errors=True)  # the same update of the same run, from before
+    os.replace(aside, final)
+    _sync(folder)
+    return final
+
+
+def find(asked: str, folder: Path) -> Path | None:
+    """The checkpoint that --resume_from_checkpoint means; None if "latest" finds none."""
+    if asked == "latest":
+        complete = [path for path in folder.glob("checkpoint-*") if _complete(path)]
+        return max(complete, key=_number, default=None)
+    path = Path(asked) if Path(asked).is_dir() else folder / asked
+    if not _complete(path):
+        raise ConfigError(
+            f"--resume_from_checkpoint {asked}: there is no complete checkpoint. Give the path of "
+            'a checkpoint-N folder, or "latest".'
+        )
+    return path
+
+
+def load(path: Path) -> tuple[State, dict[str, np.ndarray]]:
+    """A checkpoint's state, and its vectors by name. Raises ConfigError if it can't be read."""
+    try:
+        state = State(**json.loads((path / MANIFEST).read_text(encoding="utf-8")))
+        return state, safetensors.load_file(path / TENSORS)
+    except (OSError, ValueError, TypeError, SafetensorError) as err:
+        raise ConfigError(f"The checkpoint {path} can't be read: {err}.") from err
+
+
+def rotate(folder: Path, keep: int) -> None:
+    """Removes all but the newest `keep` complete checkpoints."""
+    complete = sorted((p for p in folder.glob("checkpoint-*") if _complete(p)), key=_number)
+    for path in complete[:-keep]:
+        shutil.rmtree(path)
+
+
+def _complete(path: Path) -> bool:
+    return (path / MANIFEST).is_file() and (path / TENSORS).is_file()
+
+
+def _number(path: Path) -> int:
+    found = _NAME.fullmatch(path.name)
+    return int(found[1]) if found else -1
+
+
+def _sync(folder: Path) -> None:
+    """The rename itself must be on the disk too."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

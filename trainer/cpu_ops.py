@@ -1,0 +1,238 @@
+"""The mint operators that MindSpore's CPU backend lacks, made from operators that it has.
+
+mindone's models are written with `mindspore.mint`, whose newer operators have kernels on Ascend
+only. `install()` puts the functions below in their places; `device.start()` calls it when the
+device target is CPU, before mindone is imported, because mindone copies some of them by name.
+On Ascend this file is never imported.
+
+Each replacement takes and returns what the mint operator does, for the arguments that SDXL's UNet,
+VAE, text encoders and pipelines use; it works in PyNative and in graph mode, in fp32 and fp16,
+and has a gradient where the original has one. tests/integration/test_cpu_ops.py compares them
+with torch.
+"""
+
+from __future__ import annotations
+
+import mindspore as ms
+from mindspore import mint, ops
+from mindspore.ops.operations.nn_ops import Conv2D
+
+# Functions, in the signatures of mindspore.mint 2.7.
+
+
+def arange(start=0, end=None, step=1, *, dtype=None):
+    """Evenly spaced values in [start, end)."""
+    if end is None:
+        start, end = 0, start
+    if dtype is None:
+        whole = isinstance(start, int) and isinstance(end, int) and isinstance(step, int)
+        dtype = ms.int64 if whole else ms.float32
+    return ops.arange(start, end, step).astype(dtype)
+
+
+def linspace(start, end, steps, *, dtype=None):
+    """`steps` values from start to end, both included."""
+    return ops.linspace(
+        ops.scalar_to_tensor(float(start), ms.float32),
+        ops.scalar_to_tensor(float(end), ms.float32),
+        steps,
+    ).astype(ms.float32 if dtype is None else dtype)
+
+
+def full(size, fill_value, *, dtype=None):
+    """A tensor of one value."""
+    if dtype is None:
+        dtype = ms.int64 if isinstance(fill_value, int) else ms.float32
+    return ops.fill(dtype, size, fill_value)
+
+
+def zeros_like(input, *, dtype=None):
+    """Zeros in the shape (and, unless told otherwise, the dtype) of `input`."""
+    return ops.zeros(input.shape, input.dtype if dtype is None else dtype)
+
+
+def ones_like(input, *, dtype=None):
+    """Ones in the shape (and, unless told otherwise, the dtype) of `input`."""
+    return ops.ones(input.shape, input.dtype if dtype is None else dtype)
+
+
+def stack(tensors, dim=0):
+    """Joins tensors of one shape along a new axis."""
+    return ops.stack(tensors, axis=dim)
+
+
+def split(tensor, split_size_or_sections, dim=0):
+    """Cuts a tensor along an axis into parts of the given size or sizes."""
+    return ops.split(tensor, split_size_or_sections, axis=dim)
+
+
+def chunk(input, chunks, dim=0):
+    """Cuts a tensor along an axis into at most `chunks` parts of one size; the last may be less."""
+    return ops.chunk(input, chunks, axis=dim)
+
+
+def repeat_interleave(input, repeats, dim=None, *, output_size=None):
+    """Repeats each element along an axis."""
+    return ops.repeat_interleave(input, repeats, axis=dim)
+
+
+def cumsum(input, dim, *, dtype=None):
+    """Running sum along an axis."""
+    return ops.cumsum(input, dim, dtype)
+
+
+def argmax(input, dim=None, keepdim=False):
+    """Index of the first greatest element along an axis, or of all elements."""
+    if dim is None:
+        return ops.argmax(input.reshape(-1)).astype(ms.int64)
+    return ops.argmax(input, dim=dim, keepdim=keepdim).astype(ms.int64)
+
+
+def norm(input, p="fro", dim=None, keepdim=False, *, dtype=None):
+    """Euclidean norm (p = "fro", None or 2), along axes or of all elements."""
+    if p not in ("fro", None, 2, 2.0):
+        raise ValueError(f"mint.norm on CPU does the Euclidean norm only; p was {p!r}.")
+    x = input if dtype is None else input.astype(dtype)
+    axis = tuple(range(x.ndim)) if dim is None else dim
+    return ops.sqrt(ops.reduce_sum(ops.square(x), axis, keepdim))
+
+
+def randn(*size, generator=None, dtype=None):
+    """Standard normal values."""
+    return ops.standard_normal(_shape(size)).astype(ms.float32 if dtype is None else dtype)
+
+
+def randn_like(input, *, dtype=None):
+    """Standard normal values in the shape of `input`."""
+    return ops.standard_normal(input.shape).astype(input.dtype if dtype is None else dtype)
+
+
+def rand(*size, generator=None, dtype=None):
+    """Values uniform in [0, 1)."""
+    return ops.uniform_real(_shape(size)).astype(ms.float32 if dtype is None else dtype)
+
+
+def randint(*args, generator=None, dtype=None):
+    """Whole numbers uniform in [low, high): randint(high, size) or randint(low, high, size)."""
+    low, high, size = (0, *args) if len(args) == 2 else args
+    return ops.randint(low, high, tuple(size)).astype(ms.int64 if dtype is None else dtype)
+
+
+def baddbmm(input, batch1, batch2, *, beta=1, alpha=1):
+    """beta * input + alpha * (batch1 @ batch2); with beta 0, `input` is left out, NaN too."""
+    product = ops.bmm(batch1, batch2) * alpha
+    return product if beta == 0 else input * beta + product
+
+
+def conv2d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
+    """Two-dimensional cross-correlation of (N, C, H, W) with (O, C / groups, kH, kW)."""
+    top, left = (padding, padding) if isinstance(padding, int) else padding
+    convolve = Conv2D(
+        out_channel=weight.shape[0],
+        kernel_size=tuple(weight.shape[2:]),
+        pad_mode="pad",
+        pad=(top, top, left, left),
+        stride=stride,
+        dilation=dilation,
+        group=groups,
+    )
+    output = convolve(input, weight)
+    return output if bias is None else ops.bias_add(output, bias)
+
+
+def pad(input, pad, mode="constant", value=0.0):
+    """Pads the last axes; `pad` lists (before, after) from the last axis backwards."""
+    return ops.pad(input, pad, mode, value if mode == "constant" else None)
+
+
+def gelu(input, *, approximate="none"):
+    """Gaussian error linear unit, exact or by tanh."""
+    return ops.gelu(input, approximate=approximate)
+
+
+def layer_norm(input, normalized_shape, weight=None, bias=None, eps=1e-5):
+    """Normalises over the last axes."""
+    first = input.ndim - len(normalized_shape)
+    if weight is None:
+        weight = ops.ones(normalized_shape, input.dtype)
+    if bias is None:
+        bias = ops.zeros(normalized_shape, input.dtype)
+    normalise = ops.LayerNorm(begin_norm_axis=first, begin_params_axis=first, epsilon=eps)
+    return normalise(input, weight, bias)[0]
+
+
+def embedding(input, weight, padding_idx=None, max_norm=None, norm_type=2.0,
+              scale_grad_by_freq=False):  # fmt: skip
+    """Rows of `weight` at the indices `input`."""
+    return ops.gather(weight, input, 0)
+
+
+def dropout(input, p=0.5, training=True):
+    """Zeroes elements with probability p and scales the rest by 1 / (1 - p)."""
+    return ops.dropout(input, p=p, training=training)
+
+
+# What mint's layers compute, with the functions above.
+
+
+def _conv2d_construct(self, input):
+    return conv2d(
+        input, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups
+    )
+
+
+def _layer_norm_construct(self, input):
+    return layer_norm(input, self.normalized_shape, self.weight, self.bias, self.eps)
+
+
+def _embedding_construct(self, input):
+    return embedding(input, self.weight)
+
+
+def _gelu_construct(self, input):
+    return gelu(input, approximate=self.approximate)
+
+
+def _dropout_construct(self, input):
+    if not self.training or self.p == 0:
+        return input
+    return dropout(input, self.p, True)
+
+
+def _geglu_construct(self, hidden_states):
+    hidden_states, gate = chunk(self.proj(hidden_states), 2, dim=-1)
+    return hidden_states * gelu(gate)
+
+
+FUNCTIONS = {
+    mint: (
+        arange, linspace, full, zeros_like, ones_like, stack, split, chunk, repeat_interleave,
+        cumsum, argmax, norm, randn, randn_like, rand, randint, baddbmm,
+    ),
+    mint.nn.functional: (conv2d, pad, gelu, layer_norm, embedding, dropout),
+}  # fmt: skip
+LAYERS = {
+    mint.nn.Conv2d: _conv2d_construct,
+    mint.nn.LayerNorm: _layer_norm_construct,
+    mint.nn.Embedding: _embedding_construct,
+    mint.nn.GELU: _gelu_construct,
+    mint.nn.Dropout: _dropout_construct,
+}
+
+
+def install() -> None:
+    """Puts the replacements in place. Once, on device target CPU, before importing mindone."""
+    for module, functions in FUNCTIONS.items():
+        for function in functions:
+            setattr(module, function.__name__, function)
+    for layer, construct in LAYERS.items():
+        layer.construct = construct
+    # GEGLU cuts with the tensor method `chunk`, which has no kernel in graph mode.
+    from mindone.diffusers.models.activations import GEGLU
+
+    GEGLU.construct = _geglu_construct
+
+
+def _shape(size):
+    """Takes randn(2, 3) and randn((2, 3)) alike."""
+    return tuple(size[0]) if len(size) == 1 and not isinstance(size[0], int) else tuple(size)

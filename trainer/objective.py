@@ -1,0 +1,60 @@
+"""What the UNet is asked to predict, and how much each sample counts. Pure NumPy.
+
+An objective turns a sample's latents, noise and a number u in [0, 1) into what the step needs:
+
+    noisy input, timestep, target, weight        loss = weight * mean((UNet(noisy) - target)^2)
+
+It runs on the host, in the thread that prepares batches. So every objective shares one graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+# (latents, noise, u) -> (noisy, timestep, target, weight); arrays are (C, h, w), fp32.
+Objective = Callable[[np.ndarray, np.ndarray, float], tuple[np.ndarray, float, np.ndarray, float]]
+
+
+def alphas_cumprod(config: dict[str, object]) -> np.ndarray:
+    """The share of signal left at each training timestep, (T,) fp64, from a scheduler's config."""
+    steps = int(config["num_train_timesteps"])  # type: ignore[call-overload]
+    start, end = float(config["beta_start"]), float(config["beta_end"])  # type: ignore[arg-type]
+    kind = config["beta_schedule"]
+    if config.get("trained_betas") is not None:
+        betas = np.asarray(config["trained_betas"], np.float64)
+    elif kind == "linear":
+        betas = np.linspace(start, end, steps)
+    elif kind == "scaled_linear":
+        betas = np.linspace(start**0.5, end**0.5, steps) ** 2
+    else:
+        raise ValueError(
+            f"The model's noise schedule {kind!r} is not one that can be trained here: "
+            "linear or scaled_linear."
+        )
+    return np.cumprod(1 - betas)
+
+
+def diffusion(config: dict[str, object]) -> Objective:
+    """The objective of the model's own noise schedule: DDPM, https://arxiv.org/abs/2006.11239.
+
+    config: the scheduler's, as in scheduler_config.json. prediction_type "epsilon": the target is
+    the noise; "v_prediction": the velocity of https://arxiv.org/abs/2202.00512.
+    Raises ValueError for another prediction type or noise schedule.
+    """
+    signal = alphas_cumprod(config)
+    prediction = config.get("prediction_type", "epsilon")
+    if prediction not in ("epsilon", "v_prediction"):
+        raise ValueError(
+            f"The model's scheduler predicts {prediction!r}; epsilon and v_prediction can be "
+            "trained."
+        )
+
+    def at(latents: np.ndarray, noise: np.ndarray, u: float):  # type: ignore[no-untyped-def]
+        t = int(u * len(signal))
+        a, s = np.float32(signal[t] ** 0.5), np.float32((1 - signal[t]) ** 0.5)
+        target = noise if prediction == "epsilon" else a * noise - s * latents
+        return a * latents + s * noise, float(t), target, 1.0
+
+    return at

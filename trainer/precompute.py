@@ -1,0 +1,215 @@
+"""Fills the cache with what this run needs: VAE latents of the pictures, embeddings of the prompts.
+
+`plan()` says what is needed; `fill()` encodes this worker's share of what is missing and returns
+when everything is there, whoever encoded it. The encoders are loaded only by a worker that has
+something to encode, and leave memory with the function that loaded them.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import mindspore as ms
+import numpy as np
+
+from mindbooth.data import framing, images, recipes
+from mindbooth.data.batches import Item, Variant
+from mindbooth.data.cache import Store
+from mindbooth.data.digests import WeightDigests, image_digest
+from mindbooth.data.errors import DataError
+from mindbooth.data.examples import Example
+from mindbooth.data.framing import Frame
+
+from . import sdxl
+from .config import DataConfig
+from .device import Comm
+from .report import Progress
+from .sdxl import Model
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """One entry of latents to be made: a picture in a frame."""
+
+    example: Example
+    frame: Frame
+    interpolation: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Needed:
+    """What a run needs from the cache.
+
+    items: one an example. pictures: cache key -> what the entry is made of. texts: prompt -> key.
+    """
+
+    items: tuple[Item, ...]
+    pictures: Mapping[str, Picture]
+    texts: Mapping[str, str]
+
+    @property
+    def keys(self) -> list[str]:
+        """All keys, in the same order on every rank."""
+        return [*self.pictures, *self.texts.values()]
+
+
+def plan(examples: Sequence[Example], prompts: Sequence[str], config: DataConfig, model: Model,
+         store: Store, dtype: ms.Type) -> Needed:  # fmt: skip
+    """Keys of everything that the examples, and further prompts, need.
+
+    Reads pictures' bytes and headers, no pixels.
+    """
+    digests = WeightDigests(store.root)
+    vae_digest = digests.digest(*model.weights("vae"))
+    vae_config = model.config("vae")
+    text_key = _text_key(model, digests, dtype)
+    pictures: dict[str, Picture] = {}
+    texts = {prompt: text_key(prompt) for prompt in prompts}
+    frames: dict[Any, tuple[Variant, ...]] = {}
+    items = []
+    for example in examples:
+        if example.image not in frames:
+            frames[example.image] = tuple(
+                _variant(example, digest, frame, config, vae_digest, vae_config, pictures)
+                for digest in (image_digest(example.image),)
+                for frame in framing.variants(
+                    images.probe(example.image),
+                    digest,
+                    seed=0,
+                    resolution=config.resolution,
+                    center_crop=config.center_crop,
+                    random_flip=config.random_flip,
+                )
+            )
+        if example.caption not in texts:
+            texts[example.caption] = text_key(example.caption)
+        items.append(Item(variants=frames[example.image], text=texts[example.caption]))
+    return Needed(items=tuple(items), pictures=pictures, texts=texts)
+
+
+def fill(needed: Needed, model: Model, store: Store, comm: Comm, *, dtype: ms.Type,
+         run: str) -> int:  # fmt: skip
+    """Encodes every `comm.size`-th missing entry, waits for the others, says how many were missing.
+
+    run: a word that tells this run's failures from those of others on the same cache. A failure
+    here is marked there, so that no other rank waits for ever.
+    """
+    absent = set(store.missing(needed.keys, verify=True))
+    mine = [key for key in needed.keys[comm.rank :: comm.size] if key in absent]
+    try:
+        if mine:
+            store.ensure_writable()
+            _encode(mine, needed, model, store, dtype)
+    except Exception as err:
+        store.mark_failed(run, str(err))
+        raise
+    store.wait(sorted(absent), run_token=run)
+    return len(absent)
+
+
+def repairer(needed: Needed, model: Model, store: Store, dtype: ms.Type) -> Callable[[str], None]:
+    """Encodes one entry again, for one that was damaged or removed while training."""
+
+    def again(key: str) -> None:
+        _encode([key], needed, model, store, dtype)
+
+    return again
+
+
+def _encode(
+    keys: Sequence[str], needed: Needed, model: Model, store: Store, dtype: ms.Type
+) -> None:
+    makers: dict[str, Callable[[str], None]] = {}
+    with Progress("encoding", len(keys), unit="entry") as progress:
+        for key in keys:
+            kind = "picture" if key in needed.pictures else "prompt"
+            if kind not in makers:
+                makers[kind] = (
+                    _prompt_maker(needed, model, store, dtype)
+                    if kind == "prompt"
+                    else _picture_maker(needed, model, store)
+                )
+            makers[kind](key)
+            progress.advance()
+    makers.clear()
+    gc.collect()
+
+
+def _picture_maker(needed: Needed, model: Model, store: Store) -> Callable[[str], None]:
+    vae = sdxl.load_vae(model)
+
+    def make(key: str) -> None:
+        picture = needed.pictures[key]
+        path = picture.example.image
+        pixels = images.render(
+            images.load(path), picture.frame, interpolation=picture.interpolation
+        )
+        entry = sdxl.moments(vae, pixels)
+        if not all(np.isfinite(tensor).all() for tensor in entry.values()):
+            raise DataError(
+                f"the VAE {model.vae} makes non-finite latents of {path}: try a better one with "
+                "--pretrained_vae_model_name_or_path madebyollin/sdxl-vae-fp16-fix"
+            )
+        store.publish(key, entry, note={"picture": path.name, "vae": model.vae.name})
+
+    return make
+
+
+def _prompt_maker(
+    needed: Needed, model: Model, store: Store, dtype: ms.Type
+) -> Callable[[str], None]:
+    encoders = sdxl.TextEncoders(model, dtype)
+    prompts = {key: prompt for prompt, key in needed.texts.items()}
+
+    def make(key: str) -> None:
+        prompt = prompts[key]
+        entry = encoders.encode(prompt)
+        if not all(np.isfinite(tensor).all() for tensor in entry.values()):
+            raise DataError(f"the text encoders make non-finite embeddings of {prompt!r}")
+        store.publish(key, entry, note={"prompt": prompt})
+
+    return make
+
+
+def _variant(example: Example, digest: str, frame: Frame, config: DataConfig, vae_digest: str,
+             vae_config: Mapping[str, Any], pictures: dict[str, Picture]) -> Variant:  # fmt: skip
+    interpolation = config.image_interpolation_mode
+    key = recipes.key(
+        recipes.latents_recipe(
+            image_digest=digest,
+            frame=frame,
+            interpolation=interpolation,
+            vae_digest=vae_digest,
+            vae_config=vae_config,
+            dtype="fp32",
+        )
+    )
+    pictures[key] = Picture(example=example, frame=frame, interpolation=interpolation)
+    return Variant(latents=key, time_ids=frame.time_ids)
+
+
+def _text_key(model: Model, digests: WeightDigests, dtype: ms.Type) -> Callable[[str], str]:
+    encoders = [
+        digests.digest(*model.weights(part), model.folder / part / "config.json")
+        for part in ("text_encoder", "text_encoder_2")
+    ]
+    tokenizers = [digests.digest(model.folder / part) for part in ("tokenizer", "tokenizer_2")]
+
+    def key(prompt: str) -> str:
+        return recipes.key(
+            recipes.text_recipe(
+                prompt=prompt,
+                tokenizer_digests=tokenizers,
+                encoder_digests=encoders,
+                max_length=0,
+                dtype=sdxl.NAMES[dtype],
+            )
+        )
+
+    return key

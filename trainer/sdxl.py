@@ -1,0 +1,286 @@
+"""Finds and loads SDXL's parts: UNet, VAE, text encoders, tokenizers, noise schedule.
+
+`locate()` turns a folder or a hub id into local folders and checks that all parts are there,
+before anything large is read. Each `load_*` reads one part, frozen, and in the dtype that it is to
+compute in. mindone is imported only when something is loaded: it takes seconds, and on CPU it must
+come after `cpu_ops.install()`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor, nn
+
+from .config import ConfigError, ModelConfig
+
+log = logging.getLogger(__name__)
+
+DTYPES = {"no": ms.float32, None: ms.float32, "fp16": ms.float16}
+NAMES = {ms.float32: "fp32", ms.float16: "fp16"}
+PARTS = ("unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler")
+WEIGHTS = ("unet", "vae", "text_encoder", "text_encoder_2")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """Where a model's parts lie.
+
+    name: as the user gave it, for the model card. vae: the folder of the VAE in use. variant: the
+    infix of the weight files, e.g. "fp16"; the separate VAE has none.
+    """
+
+    name: str
+    folder: Path
+    vae: Path
+    variant: str | None
+    vae_variant: str | None
+
+    def weights(self, part: str) -> list[Path]:
+        """The safetensors files of one of WEIGHTS."""
+        if part == "vae":
+            return _weights(self.vae, self.vae_variant)
+        return _weights(self.folder / part, self.variant)
+
+    def config(self, part: str) -> dict[str, Any]:
+        """The configuration of "vae" or "scheduler" or another part, from its JSON file."""
+        folder = self.vae if part == "vae" else self.folder / part
+        name = "scheduler_config.json" if part == "scheduler" else "config.json"
+        found: dict[str, Any] = json.loads((folder / name).read_text(encoding="utf-8"))
+        return found
+
+    def latents_per_side(self, resolution: int) -> int:
+        """Side of the latents of a square picture."""
+        return resolution // 2 ** (len(self.config("vae")["block_out_channels"]) - 1)
+
+
+def locate(config: ModelConfig) -> Model:
+    """The model's folders; downloaded first if it is a hub id. Raises ConfigError."""
+    flag = "--pretrained_model_name_or_path"
+    name = config.pretrained_model_name_or_path
+    folder = _folder(flag, name, config, [f"{part}/*" for part in PARTS])
+    lacking = [part for part in PARTS if not (folder / part).is_dir()]
+    if lacking:
+        raise ConfigError(
+            f"{flag} {name} has no folder {', '.join(lacking)}: it is not an SDXL model in "
+            f"diffusers' layout. Found: {_inside(folder)}."
+        )
+    vae, vae_variant = folder / "vae", config.variant
+    if config.pretrained_vae_model_name_or_path is not None:
+        flag = "--pretrained_vae_model_name_or_path"
+        given = config.pretrained_vae_model_name_or_path
+        vae, vae_variant = _folder(flag, given, config, ["*", "vae/*"]), None
+        vae = vae / "vae" if (vae / "vae").is_dir() else vae
+    model = Model(
+        name=name, folder=folder, vae=vae, variant=config.variant, vae_variant=vae_variant
+    )
+    for part in WEIGHTS:
+        model.weights(part)
+    for part in ("unet", "vae", "scheduler"):
+        _check_config(model, part)
+    return model
+
+
+def load_unet(model: Model, dtype: ms.Type) -> nn.Cell:
+    """The denoiser."""
+    from mindone.diffusers import UNet2DConditionModel
+
+    return _load(UNet2DConditionModel, model.folder / "unet", model.variant, dtype)
+
+
+def load_vae(model: Model) -> nn.Cell:
+    """The VAE, in fp32: SDXL's own overflows in fp16."""
+    from mindone.diffusers import AutoencoderKL
+
+    return _load(AutoencoderKL, model.vae, model.vae_variant, ms.float32)
+
+
+def bare_pipeline(model: Model, unet: nn.Cell) -> Any:
+    """StableDiffusionXLPipeline of a loaded UNet, the VAE and the scheduler, without text encoders:
+    it takes embeddings."""
+    from mindone import diffusers
+
+    scheduler = getattr(diffusers, model.config("scheduler")["_class_name"])
+    pipeline = diffusers.StableDiffusionXLPipeline(
+        vae=load_vae(model),
+        text_encoder=None,
+        text_encoder_2=None,
+        tokenizer=None,
+        tokenizer_2=None,
+        unet=unet,
+        scheduler=scheduler.from_pretrained(str(model.folder), subfolder="scheduler"),
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def zeros_for_empty_prompt(model: Model) -> bool:
+    """Whether the pipeline's empty prompt is zeros rather than the embedding of ""."""
+    index = json.loads((model.folder / "model_index.json").read_text(encoding="utf-8"))
+    return bool(index.get("force_zeros_for_empty_prompt", True))
+
+
+class TextEncoders:
+    """Both tokenizers and both CLIP text encoders, frozen."""
+
+    def __init__(self, model: Model, dtype: ms.Type) -> None:
+        from mindone.transformers import CLIPTextModel, CLIPTextModelWithProjection
+
+        self.tokenizers = load_tokenizers(model)
+        self.encoders = [
+            _load(kind, model.folder / part, model.variant, dtype)
+            for kind, part in (
+                (CLIPTextModel, "text_encoder"),
+                (CLIPTextModelWithProjection, "text_encoder_2"),
+            )
+        ]
+
+    def encode(self, prompt: str) -> dict[str, np.ndarray]:
+        """prompt_embeds (L, D1 + D2): both encoders' last hidden states but one, side by side;
+        pooled (P,): the second encoder's projected text embedding. fp32."""
+        states = []
+        for tokenizer, encoder in zip(self.tokenizers, self.encoders, strict=True):
+            ids = tokenizer(
+                prompt,
+                padding="max_length",
+                max_length=tokenizer.model_max_length,
+                truncation=True,
+                return_tensors="np",
+            ).input_ids
+            output = encoder(Tensor(ids), output_hidden_states=True, return_dict=False)
+            states.append(output[-1][-2].asnumpy())
+            pooled = output[0].asnumpy()
+        embeds = np.concatenate(states, axis=-1)
+        return {
+            "prompt_embeds": embeds[0].astype(np.float32),
+            "pooled": pooled[0].astype(np.float32),
+        }
+
+
+def load_tokenizers(model: Model) -> list[Any]:
+    """Both tokenizers."""
+    from transformers import CLIPTokenizer
+
+    return [
+        CLIPTokenizer.from_pretrained(str(model.folder), subfolder=part)
+        for part in ("tokenizer", "tokenizer_2")
+    ]
+
+
+def too_long(tokenizer: Any, prompt: str) -> str | None:
+    """The end of the prompt that the tokenizer has no room for, or None."""
+    ids = tokenizer(prompt, truncation=False, verbose=False).input_ids
+    room = tokenizer.model_max_length - 1  # the end-of-text token needs the last place
+    if len(ids) <= room + 1:
+        return None
+    return str(tokenizer.decode(ids[room:-1], clean_up_tokenization_spaces=False))
+
+
+def moments(vae: nn.Cell, pixels: np.ndarray) -> dict[str, np.ndarray]:
+    """mean and std, each (C, h, w), of the VAE's posterior for pixels (3, H, W) in [-1, 1]."""
+    output = vae.encode(Tensor(pixels[None].astype(np.float32)))[0].asnumpy()
+    mean, logvar = np.split(output[0].astype(np.float32), 2)
+    return {"mean": mean, "std": np.exp(0.5 * np.clip(logvar, -30.0, 20.0))}
+
+
+def latent_scale(vae_config: dict[str, Any]) -> tuple[Any, Any]:
+    """(scale, shift): the UNet's latents are (z - shift) * scale. Playground's VAE, which has a
+    mean and a standard deviation a channel, is scaled by these as diffusers does it."""
+    factor = float(vae_config["scaling_factor"])
+    mean, std = vae_config.get("latents_mean"), vae_config.get("latents_std")
+    if mean is None or std is None:
+        return factor, 0.0
+    column = (-1, 1, 1)
+    return factor / np.asarray(std).reshape(column), np.asarray(mean).reshape(column)
+
+
+def _folder(flag: str, name: str, config: ModelConfig, patterns: Sequence[str]) -> Path:
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise ConfigError(f"{flag} {name} is a file: a folder in diffusers' layout is needed.")
+    if name.startswith((".", "/", "~")) or name.count("/") != 1:
+        raise ConfigError(f"{flag} {name}: there is no such folder, and it is no hub id (a/b).")
+    return _download(flag, name, config, patterns)
+
+
+def _download(flag: str, name: str, config: ModelConfig, patterns: Sequence[str]) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    keep = [f"{p}.json" for p in patterns] + [f"{p}.txt" for p in patterns] + ["model_index.json"]
+    keep += [f"{p}.safetensors" for p in patterns]
+    variant = config.variant if "model" in flag and "vae" not in flag else None
+    # Other precisions and other programs' files, such as unet/model.onnx, are left on the hub.
+    skip = [] if variant else ["*.fp16.*", "*.bf16.*", "*.non_ema.*"]
+    try:
+        found = snapshot_download(
+            name,
+            revision=config.revision if "vae" not in flag else None,
+            cache_dir=config.cache_dir,
+            allow_patterns=keep,
+            ignore_patterns=[*skip, "*openvino*", "*onnx*", "*flax*"],
+        )
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as err:
+        reason = " ".join(str(err).split())
+        raise ConfigError(
+            f"{flag} {name}: there is no such folder here, and the hub did not give it ({reason})."
+        ) from err
+    return Path(found)
+
+
+def _weights(folder: Path, variant: str | None) -> list[Path]:
+    every = sorted(folder.glob("*.safetensors"))
+    infix = [path.name.removesuffix(".safetensors").partition(".")[2] for path in every]
+    # "model.fp16.safetensors", or in several files "model.fp16-00001-of-00002.safetensors"
+    found = [p for p, i in zip(every, infix, strict=True) if i.split("-")[0] == (variant or "")]
+    if not found:
+        wanted = f"*.{variant}.safetensors" if variant else "*.safetensors"
+        raise ConfigError(f"No weights {wanted} in {folder}. Found: {_inside(folder)}.")
+    return found
+
+
+def _check_config(model: Model, part: str) -> None:
+    try:
+        model.config(part)
+    except (OSError, ValueError) as err:
+        raise ConfigError(f"The {part}'s configuration can't be read: {err}.") from err
+
+
+def _inside(folder: Path) -> str:
+    names = sorted(path.name for path in folder.iterdir())
+    more = f" and {len(names) - 12} more" if len(names) > 12 else ""
+    return (", ".join(names[:12]) or "nothing") + more
+
+
+def _load(kind: Any, folder: Path, variant: str | None, dtype: ms.Type) -> nn.Cell:
+    # mindone.diffusers and mindone.transformers have different names for the dtype.
+    word = "dtype" if kind.__name__.startswith("CLIP") else "mindspore_dtype"
+    with _no_bars():
+        cell = kind.from_pretrained(str(folder), variant=variant, **{word: dtype})
+    cell.set_train(False)
+    for parameter in cell.get_parameters():
+        parameter.requires_grad = False
+    return cell
+
+
+class _no_bars:  # noqa: N801
+    """mindone's and transformers' own bars for reading files are off inside."""
+
+    def __enter__(self) -> None:
+        from mindone.diffusers.utils import logging as diffusers_logging
+
+        diffusers_logging.disable_progress_bar()
+
+    def __exit__(self, *_: object) -> None:
+        from mindone.diffusers.utils import logging as diffusers_logging
+
+        diffusers_logging.enable_progress_bar()

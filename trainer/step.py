@@ -1,0 +1,165 @@
+"""The fused step: one update from this worker's micro-batches, with one all-reduce.
+
+    micro-batch -> Forward -> gradients and loss, one fp32 vector     } once a micro-batch
+    + + +
+    Pack: / (world size * accumulation), + stop request, cast -> wire }
+    Comm.all_reduce(wire)                                             } once an update
+    AdamW: unscale, judge, clip, update the master                    }
+
+The loss is always scaled, in fp32 training too: small gradients would vanish in the fp16 wire.
+The verdict is taken after the all-reduce, so every rank has the same one. An update that
+overflowed changes nothing on any rank; the caller repeats it with the same samples, at half scale.
+Only Forward is compiled in graph mode; the rest is a handful of operators over whole vectors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor, nn, ops
+
+from mindbooth.data.batches import Batch
+
+from . import device
+from .device import Comm
+from .lora import Adapter
+from .optimizer import AdamW
+
+WIRE = {"fp16": ms.float16, "fp32": ms.float32}
+LIMIT = {"fp16": 65504.0, "fp32": 3.0e38}  # chips that saturate stop at the greatest number
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What one update came to, the same on every rank.
+
+    loss: mean over all samples of the update, rounded to the wire's precision. grad_norm: L2,
+    before clipping. applied: False where gradients overflowed. stop: some rank was asked to stop.
+    scale: the loss scale that was used. collectives: how many this update took.
+    """
+
+    loss: float
+    grad_norm: float
+    applied: bool
+    stop: bool
+    scale: float
+    collectives: int
+
+
+class Forward(nn.Cell):
+    """(P + 1,) fp32: the gradients of scale * loss for every adapter tensor, and the loss itself.
+
+    dtype: what the UNet computes in; the loss is taken in fp32.
+    """
+
+    def __init__(self, unet: nn.Cell, adapter: Adapter, dtype: ms.Type) -> None:
+        super().__init__()
+        self.unet = unet
+        self.dtype = dtype
+        self.gradients = ops.value_and_grad(
+            self._loss, None, weights=list(adapter.parameters), has_aux=True
+        )
+
+    def _loss(self, noisy, timesteps, target, weight, prompt_embeds, pooled, time_ids, scale):
+        # In fp32: sizes above 2048 are no longer exact in fp16.
+        conditions = {"text_embeds": pooled, "time_ids": time_ids}
+        predicted = self.unet(
+            ops.cast(noisy, self.dtype),
+            timesteps,
+            ops.cast(prompt_embeds, self.dtype),
+            added_cond_kwargs=conditions,
+            return_dict=False,
+        )[0]
+        error = ops.square(ops.cast(predicted, ms.float32) - target)
+        loss = ops.mean(ops.mean(error, (1, 2, 3)) * weight)
+        return loss * scale, loss
+
+    def construct(self, noisy, timesteps, target, weight, prompt_embeds, pooled, time_ids, scale):
+        (_, loss), gradients = self.gradients(
+            noisy, timesteps, target, weight, prompt_embeds, pooled, time_ids, scale
+        )
+        parts = ()
+        for gradient in gradients:
+            parts += (ops.cast(gradient.reshape(-1), ms.float32),)
+        return ops.concat((*parts, loss.reshape(1)))
+
+
+class Pack(nn.Cell):
+    """The (P + 2,) wire from the sum over this worker's micro-batches."""
+
+    def __init__(self, share: float, dtype: ms.Type) -> None:
+        super().__init__()
+        self.share = share
+        self.dtype = dtype
+
+    def construct(self, total, stop):
+        return ops.cast(ops.concat((total * self.share, stop)), self.dtype)
+
+
+class LossScale:
+    """The dynamic loss scale: halved by an overflow, doubled after `interval` sound updates."""
+
+    def __init__(self, value: float = 65536.0, *, interval: int = 1000, most: float = 2.0**24):
+        self.value = value
+        self.sound = 0
+        self.interval = interval
+        self.most = most
+
+    def learn(self, applied: bool) -> None:
+        if not applied:
+            self.value /= 2
+            self.sound = 0
+            return
+        self.sound += 1
+        if self.sound >= self.interval and self.value < self.most:
+            self.value *= 2
+            self.sound = 0
+
+
+class Step:
+    """Callable: update number, rate and micro-batches in; adapter changed, Result out."""
+
+    def __init__(self, unet: nn.Cell, adapter: Adapter, optimizer: AdamW, comm: Comm, *,
+                 accumulation: int, dtype: ms.Type, wire: str, mode: str,
+                 scale: LossScale) -> None:  # fmt: skip
+        self.forward = Forward(unet, adapter, dtype)
+        self.pack = Pack(1.0 / (comm.size * accumulation), WIRE[wire])
+        self.adapter = adapter
+        self.optimizer = optimizer
+        self.comm = comm
+        self.mode = mode
+        self.scale = scale
+
+    def __call__(self, update: int, rate: float, batches: Sequence[Batch], *, stop: bool) -> Result:
+        scale = self.scale.value
+        scale_input = Tensor(scale, ms.float32)
+        total = None
+        for batch in batches:
+            with device.mode(self.mode):
+                flat = self.forward(*_inputs(batch), scale_input)
+            total = flat if total is None else total + flat
+        wire = self.pack(total, Tensor(np.array([float(stop)], np.float32)))
+        before = self.comm.collectives
+        wire = self.comm.all_reduce(wire)
+        collectives = self.comm.collectives - before
+        knobs = self.optimizer.knobs(update=update, rate=rate, scale=scale)
+        # The only place where the host waits for the device.
+        loss, norm, applied, stops = self.optimizer(wire, knobs).asnumpy().tolist()
+        self.adapter.written()
+        self.scale.learn(applied > 0)
+        return Result(
+            loss=loss,
+            grad_norm=norm,
+            applied=applied > 0,
+            stop=stops > 0 or np.isnan(stops),
+            scale=scale,
+            collectives=collectives,
+        )
+
+
+def _inputs(batch: Batch) -> list[Tensor]:
+    fields = ("noisy", "timesteps", "target", "weight", "prompt_embeds", "pooled", "time_ids")
+    return [Tensor(getattr(batch, name)) for name in fields]
