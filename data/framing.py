@@ -2,8 +2,8 @@
 
 The short side is resized to the resolution, then the picture is flipped, then cropped; so `top`
 and `left` count in the flipped picture, as in the known script. All sizes are (height, width) of
-the upright picture. A picture's random crop is fixed for a run (the cache holds it) and drawn from
-its content, so a renamed or repeated picture has the same one.
+the upright picture. A picture's random crop is drawn from its content, so that a renamed or
+repeated picture has the same one, in every run.
 """
 
 from dataclasses import dataclass
@@ -69,10 +69,14 @@ def frame(
 
 
 def variants(
-    size: Size, digest: str, *, seed: int, resolution: int, center_crop: bool, random_flip: bool
+    size: Size, digest: str, *, resolution: int, center_crop: bool, random_flip: bool
 ) -> tuple[Frame, ...]:
-    """Every frame of a picture that a run may use; which of them, each sample draws for itself."""
-    row, column = generator(seed, Purpose.CROP, int(digest, 16) >> 64).random(2)
+    """Every frame of a picture that a run may use; which of them, each sample draws for itself.
+
+    The crop is random but drawn from the content alone, not from the run's seed: every later run
+    finds the picture in the cache.
+    """
+    row, column = generator(0, Purpose.CROP, int(digest, 16) >> 64).random(2)
     return tuple(
         frame(
             size,

@@ -62,8 +62,8 @@ def probe(path: Path) -> Size:
 def load(path: Path) -> Image.Image:
     """Decode a picture to upright 8-bit RGB in sRGB."""
     with _opened(path) as picture:
-        turn = _UPRIGHT.get(_orientation(picture, path))
         picture.load()
+        turn = _UPRIGHT.get(_orientation(picture, path))
         colour, alpha = _parts(picture, path)
         colour = _to_srgb(colour, picture.info.get("icc_profile"), path)
         if alpha is not None:
@@ -139,9 +139,11 @@ def _orientation(picture: Image.Image, path: Path) -> int:
     if isinstance(picture, TiffImagePlugin.TiffImageFile):
         return 1  # Pillow turns these while it decodes, and tells the upright size before
     # Of a PNG, Pillow decodes every pixel in search of EXIF data; a look at the chunks is enough.
-    late = not isinstance(picture, PngImagePlugin.PngImageFile) or _says_more_after_pixels(path)
+    is_png = isinstance(picture, PngImagePlugin.PngImageFile)
+    if is_png and _says_more_after_pixels(path):
+        picture.load()
     try:
-        exif = picture.getexif() if late else Image.Image.getexif(picture)
+        exif = Image.Image.getexif(picture) if is_png else picture.getexif()
         return int(exif.get(ExifTags.Base.Orientation, 1))
     except (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError) as err:
         _log.warning("%s: EXIF data is damaged (%s), taken as upright", path, err)

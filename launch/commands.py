@@ -90,8 +90,7 @@ def _machine() -> Machine:
 def _folders(config: LaunchConfig) -> tuple[Path, Path]:
     """Name the output folder and the folder of the attempts, both absolute."""
     flags = config.training_flags
-    output_dir = options.output_dir(flags, _yaml(options.config_file(flags))).expanduser()
-    output_dir = Path.cwd() / output_dir
+    output_dir = Path.cwd() / options.output_dir(flags, _yaml(options.config_file(flags)))
     log_dir = output_dir / "launch" if config.log_dir is None else Path.cwd() / config.log_dir
     return output_dir, log_dir
 

@@ -69,7 +69,7 @@ def _cpu(config: LaunchConfig, machine: Machine) -> Cluster:
     count = config.nproc_per_node or 1
     return Cluster(
         hosts=(_host(machine, tuple(Device(physical_id=i) for i in range(count))),),
-        source="--nproc_per_node" if config.nproc_per_node else "one worker uses all cores",
+        source=f"--nproc_per_node {count}" if config.nproc_per_node else "one uses all cores",
         assumed=False,
     )
 

@@ -59,7 +59,8 @@ def publish(path: Path, text: str) -> None:
             os.fsync(file.fileno())
         os.replace(aside, path)
     except OSError as err:
-        aside.unlink(missing_ok=True)
+        with suppress(OSError):
+            aside.unlink(missing_ok=True)
         raise LaunchError(f"--output_dir: cannot write {path} ({err.strerror}).") from err
 
 

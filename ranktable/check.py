@@ -16,6 +16,19 @@ VERSION = "1.0"
 COMPLETED = "completed"
 LONGEST_SERVER_ID = 63
 LAST_DEVICE_ID = 15
+TEXT_KEYS = frozenset(
+    [
+        "version",
+        "status",
+        "server_count",
+        "server_id",
+        "host_ip",
+        "host_nic_ip",
+        "device_id",
+        "device_ip",
+        "rank_id",
+    ]
+)
 
 
 def faults(text: str) -> list[str]:
@@ -57,17 +70,23 @@ def _no_twins(pairs: list[tuple[str, object]], twice: list[str]) -> dict[str, ob
     return dict(pairs)
 
 
-def _not_strings(value: object, path: str = "") -> Iterator[str]:
+def _not_strings(value: object, path: str = "", key: str = "") -> Iterator[str]:
     """Walk the whole document: HCCL takes no number, no true, no null, anywhere."""
-    if isinstance(value, dict):
-        for key, item in value.items():
-            yield from _not_strings(item, f"{path}.{key}" if path else key)
-    elif isinstance(value, list):
-        for index, item in enumerate(value):
-            yield from _not_strings(item, f"{path}[{index}]")
+    if isinstance(value, (dict, list)):
+        if key in TEXT_KEYS:
+            yield f"{path}: {_kind(value)}. It must be a string."
+        for name, item in _items(value):
+            dot = "." if path and isinstance(value, dict) else ""
+            yield from _not_strings(item, f"{path}{dot}{name}", name)
     elif not isinstance(value, str):
         shown = json.dumps(value)
         yield f'{path}: {shown} is {_kind(value)}, HCCL reads strings only. Write "{shown}".'
+
+
+def _items(value: dict[str, object] | list[object]) -> list[tuple[str, object]]:
+    if isinstance(value, dict):
+        return list(value.items())
+    return [(f"[{index}]", item) for index, item in enumerate(value)]
 
 
 def _head(document: dict[str, object]) -> Iterator[str]:

@@ -51,7 +51,9 @@ def diffusion(config: dict[str, object]) -> Objective:
             "trained."
         )
 
-    def at(latents: np.ndarray, noise: np.ndarray, u: float):  # type: ignore[no-untyped-def]
+    def at(
+        latents: np.ndarray, noise: np.ndarray, u: float
+    ) -> tuple[np.ndarray, float, np.ndarray, float]:
         t = int(u * len(signal))
         a, s = np.float32(signal[t] ** 0.5), np.float32((1 - signal[t]) ** 0.5)
         target = noise if prediction == "epsilon" else a * noise - s * latents

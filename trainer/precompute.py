@@ -81,7 +81,6 @@ def plan(examples: Sequence[Example], prompts: Sequence[str], config: DataConfig
                 for frame in framing.variants(
                     images.probe(example.image),
                     digest,
-                    seed=0,
                     resolution=config.resolution,
                     center_crop=config.center_crop,
                     random_flip=config.random_flip,
@@ -199,15 +198,21 @@ def _text_key(model: Model, digests: WeightDigests, dtype: ms.Type) -> Callable[
         digests.digest(*model.weights(part), model.folder / part / "config.json")
         for part in ("text_encoder", "text_encoder_2")
     ]
-    tokenizers = [digests.digest(model.folder / part) for part in ("tokenizer", "tokenizer_2")]
+    vocabularies = [digests.digest(model.folder / part) for part in ("tokenizer", "tokenizer_2")]
+    tokenizers = sdxl.load_tokenizers(model)
 
     def key(prompt: str) -> str:
+        for cut in {sdxl.too_long(tokenizer, prompt) for tokenizer in tokenizers} - {None}:
+            log.warning(
+                "The prompt is longer than the %d tokens that the model takes; this is cut off: %r",
+                tokenizers[0].model_max_length, cut,
+            )  # fmt: skip
         return recipes.key(
             recipes.text_recipe(
                 prompt=prompt,
-                tokenizer_digests=tokenizers,
+                tokenizer_digests=vocabularies,
                 encoder_digests=encoders,
-                max_length=0,
+                max_length=tokenizers[0].model_max_length,
                 dtype=sdxl.NAMES[dtype],
             )
         )

@@ -81,7 +81,7 @@ class Forward(nn.Cell):
         (_, loss), gradients = self.gradients(
             noisy, timesteps, target, weight, prompt_embeds, pooled, time_ids, scale
         )
-        parts = ()
+        parts: tuple[Tensor, ...] = ()
         for gradient in gradients:
             parts += (ops.cast(gradient.reshape(-1), ms.float32),)
         return ops.concat((*parts, loss.reshape(1)))

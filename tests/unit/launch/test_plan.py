@@ -1,0 +1,160 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from machines import DESK, SERVER, plan_for
+
+from mindbooth.launch.options import LaunchConfig
+from mindbooth.launch.plan import TRAINER, make_plan
+from mindbooth.ranktable import hccl
+from mindbooth.ranktable.placement import Placement
+from mindbooth.ranktable.topology import Device, RankTableError
+
+EIGHT = LaunchConfig(device_target="Ascend", nproc_per_node=8)
+
+
+def test_the_same_questions_give_the_same_plan() -> None:
+    assert plan_for(EIGHT, DESK) == plan_for(EIGHT, DESK)
+
+
+def test_the_msrun_command_is_complete() -> None:
+    config = LaunchConfig(nproc_per_node=2, training_flags=("--seed", "0", "--note=a b"))
+    assert plan_for(config, DESK).command == (
+        "/venv/bin/msrun",
+        "--worker_num=2",
+        "--local_worker_num=2",
+        "--master_addr=127.0.0.1",
+        "--master_port=23456",
+        "--node_rank=0",
+        "--log_dir=/work/out/launch/attempt-3",
+        "--join=False",
+        "--cluster_time_out=600",
+        "python",
+        "-m",
+        "mindbooth.trainer",
+        "--seed",
+        "0",
+        "--note=a b",
+        "--device_target",
+        "CPU",
+    )
+
+
+def test_another_program_can_stand_in_the_trainers_place() -> None:
+    def command(program: tuple[str, ...]) -> tuple[str, ...]:
+        return make_plan(
+            LaunchConfig(),
+            DESK,
+            output_dir=Path("/o"),
+            log_dir=Path("/o/launch"),
+            attempt=1,
+            master_port=23456,
+            job="token",
+            program=program,
+        ).command
+
+    assert command(("stub.py", "x"))[-4:] == ("stub.py", "x", "--device_target", "CPU")
+    assert command(TRAINER)[-4:-2] == TRAINER
+
+
+def test_workers_sit_log_and_are_told_apart_by_rank() -> None:
+    plan = plan_for(LaunchConfig(devices=(4, 6)), SERVER)
+    assert [(w.rank, w.local_rank, w.device.physical_id, str(w.log)) for w in plan.workers] == [
+        (0, 0, 4, "/work/out/launch/attempt-3/worker_0.log"),
+        (1, 1, 6, "/work/out/launch/attempt-3/worker_1.log"),
+    ]
+    for worker in plan.workers:
+        placed = Placement.from_environ({**plan.environment.by_msrun, **worker.environment})
+        assert placed == Placement(
+            rank=worker.rank,
+            world_size=2,
+            local_rank=worker.local_rank,
+            role="worker",
+            launched=True,
+        )
+
+
+def test_the_environment_of_workers_is_made_from_the_inherited_one() -> None:
+    plan = plan_for(LaunchConfig(nproc_per_node=4, devices=(4, 5, 6, 7)), SERVER)
+    inherited = {"HOME": "/root", "PATH": "/usr/bin", "RANK_TABLE_FILE": "/old", "RANK_ID": "9"}
+    assert plan.environ(inherited) == {
+        "HOME": "/root",
+        "PATH": "/venv/bin:/usr/bin",
+        "MINDBOOTH_JOB": "token",
+        "PYTHONUNBUFFERED": "1",
+        "OMP_NUM_THREADS": "48",
+        "ASCEND_RT_VISIBLE_DEVICES": "4,5,6,7",
+    }
+
+
+@pytest.mark.parametrize(("workers", "threads"), [(1, "6"), (2, "3"), (4, "1"), (8, "1")])
+def test_cores_are_shared_out(workers: int, threads: str) -> None:
+    plan = plan_for(LaunchConfig(nproc_per_node=workers), DESK)
+    assert plan.environment.set["OMP_NUM_THREADS"] == threads
+
+
+def test_a_users_thread_setting_stays_and_is_noted() -> None:
+    plan = plan_for(LaunchConfig(), replace(DESK, environ={"OMP_NUM_THREADS": "5"}))
+    assert "OMP_NUM_THREADS" not in plan.environment.set
+    assert plan.environ({"OMP_NUM_THREADS": "5"})["OMP_NUM_THREADS"] == "5"
+    assert plan.notes == ("OMP_NUM_THREADS=5 stays as it was set.",)
+
+
+def test_an_inherited_rank_table_is_not_followed_silently() -> None:
+    machine = replace(SERVER, environ={"RANK_TABLE_FILE": "/user/config/jobstart_hccl.json"})
+    (note,) = plan_for(LaunchConfig(rank_table="off"), machine).notes
+    assert "RANK_TABLE_FILE=/user/config/jobstart_hccl.json" in note
+
+
+NO_ADDRESSES = replace(SERVER, devices=tuple(Device(physical_id=i) for i in range(8)))
+
+
+@pytest.mark.parametrize(
+    ("config", "machine", "handed", "reason"),
+    [
+        (LaunchConfig(), SERVER, True, "every id and address in it was read from this machine"),
+        (LaunchConfig(rank_table="off"), SERVER, False, "--rank_table off"),
+        (LaunchConfig(devices=(0, 1)), NO_ADDRESSES, False, "no address of device 0,1"),
+        (EIGHT, DESK, False, "its devices are assumed"),
+        (LaunchConfig(), DESK, False, "CPU workers read none"),
+    ],
+)
+def test_a_table_is_handed_to_msrun_only_if_it_was_read_from_the_machine(
+    config: LaunchConfig, machine: object, handed: bool, reason: str
+) -> None:
+    plan = plan_for(config, machine)  # type: ignore[arg-type]
+    option = "--rank_table_file=/work/out/launch/rank_table.json"
+    assert plan.table.handed is handed
+    assert reason in plan.table.reason
+    assert (option in plan.command) is handed
+    assert ("RANK_TABLE_FILE" in plan.environment.by_msrun) is handed
+
+
+def test_a_given_table_is_written_as_it_is_and_handed() -> None:
+    text = plan_for(LaunchConfig(devices=(4, 5)), SERVER).table.text.replace("\n", "\n ")
+    plan = plan_for(LaunchConfig(rank_table=Path("t.json")), SERVER, text)
+    assert plan.table.text == text
+    assert plan.table.handed
+    assert [worker.device.physical_id for worker in plan.workers] == [4, 5]
+
+
+def test_the_table_holds_physical_ids_in_rank_order() -> None:
+    table = hccl.parse(plan_for(LaunchConfig(devices=(4, 6)), SERVER).table.text)
+    assert [(d.rank_id, d.device_id, d.device_ip) for d in table.servers[0].devices] == [
+        (0, 4, "192.168.4.1"),
+        (1, 6, "192.168.6.1"),
+    ]
+
+
+def test_eight_npus_can_be_planned_on_a_machine_without_one() -> None:
+    plan = plan_for(EIGHT, DESK)
+    assert plan.cluster.assumed
+    devices = json.loads(plan.table.text)["server_list"][0]["device"]
+    assert devices == [{"device_id": str(i), "rank_id": str(i)} for i in range(8)]
+
+
+def test_addresses_that_cannot_be_right_are_told() -> None:
+    twins = tuple(Device(physical_id=i, address="192.168.0.1") for i in range(2))
+    with pytest.raises(RankTableError, match=r"/etc/hccn.conf: .*'192.168.0.1' stands at"):
+        plan_for(LaunchConfig(), replace(SERVER, devices=twins))
