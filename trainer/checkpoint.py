@@ -25,6 +25,7 @@ from safetensors import SafetensorError
 from safetensors import numpy as safetensors
 
 from mindbooth.data.atomic import replace_file
+from mindbooth.data.meeting import Meeting
 
 from . import export
 from .config import ConfigError
@@ -87,8 +88,8 @@ def restore(resumed: Resumed, adapter: Adapter, step: Step) -> int:
     return state.update
 
 
-def save(folder: Path, state: State, adapter: Adapter, step: Step, comm: Comm, *,
-         keep: int | None) -> None:  # fmt: skip
+def save(folder: Path, state: State, adapter: Adapter, step: Step, comm: Comm,
+         meeting: Meeting, *, keep: int | None) -> None:  # fmt: skip
     """Rank 0 writes `folder/checkpoint-N`; every rank returns when it is complete.
 
     keep: how many checkpoints may stay, counted after this one is whole.
@@ -99,7 +100,7 @@ def save(folder: Path, state: State, adapter: Adapter, step: Step, comm: Comm, *
         log.info("Saved %s.", path)
         if keep is not None:
             rotate(folder, keep)
-    comm.barrier()
+    meeting.at(f"checkpoint {state.update}")
 
 
 def write(

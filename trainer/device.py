@@ -46,10 +46,6 @@ class Comm:
         """The sum over all workers of an array on the host, in fp32."""
         return self.all_reduce(Tensor(np.asarray(values, np.float32))).asnumpy()
 
-    def barrier(self) -> None:
-        """Returns when every worker has come here, which also builds the group's links."""
-        self.sum(np.zeros(1, np.float32))
-
     def agree(self, value: int | None) -> int:
         """Rank 0's `value` (0 <= value < 2**24, exact in fp32), on every worker."""
         mine = value if self.rank == 0 and value is not None else 0

@@ -21,6 +21,7 @@ from mindbooth.data.batches import Batch, Source
 from mindbooth.data.cache import Store, default_root
 from mindbooth.data.errors import DataError
 from mindbooth.data.examples import Listing
+from mindbooth.data.meeting import Meeting
 from mindbooth.data.prefetch import Prefetch
 from mindbooth.data.stream import Stream
 
@@ -75,8 +76,10 @@ def train(config: TrainConfig, comm: Comm, stop: StopRequest, environ: Mapping[s
         store = _open_store(config, environ)
         prompts = Validation.prompts(config.output, model)
         needed = precompute.plan(listing.examples, prompts, config.data, model, store, dtype)
+    token = _run_token(environ)
+    meeting = Meeting(store.root, run_token=token, rank=comm.rank, size=comm.size)
     with phases("encode"):
-        made = precompute.fill(needed, model, store, comm, dtype=dtype, run=_run_token(environ))
+        made = precompute.fill(needed, model, store, comm, dtype=dtype, run=token)
         _tell_encoded(made, needed, store)
     with phases("load the UNet"):
         unet = sdxl.load_unet(model, dtype)
@@ -87,23 +90,27 @@ def train(config: TrainConfig, comm: Comm, stop: StopRequest, environ: Mapping[s
     updates = config.optim.updates(len(listing.examples), batching.samples_per_update)
     rate = _rate(config, updates)
     source = _source(config, needed, model, store, seed)
-    validation = Validation(config, model, unet, needed, store, comm, output)
+    validation = Validation(config, model, unet, needed, store, comm, meeting, output)
     if config.run.debug:
         debug.watch(unet)
         debug.show_batch(output, source, listing.examples, model, range(batching.batch))
     _tell_start(config, comm, listing, adapter, batching, first, updates, output)
     _prove_agreement(comm, adapter)
+    batches_of = _batches(source, batching, comm)
+    with phases("compile" if step.mode == "graph" else "first forward"):
+        step.prepare(batches_of(first)[0])
+    meeting.at("compiled")
 
     stop.updating = True
     status = 0
     with (
         Metrics(output / "metrics.jsonl", first=first, write=comm.rank == 0) as metrics,
         Progress("update", updates, unit="update", done=first, show=comm.rank == 0) as progress,
-        Prefetch(_batches(source, batching, comm), range(first, updates)) as feed,
+        Prefetch(batches_of, range(first, updates)) as feed,
     ):
         for update, batches in zip(range(first, updates), feed, strict=True):
             began = time.perf_counter()
-            with phases("first update" if update == first else "updates"):
+            with phases("updates"):
                 result, skipped = _settle(step, update, rate(update), batches, stop)
             done = update + (1 if result.applied else 0)
             metrics.write(
@@ -116,7 +123,7 @@ def train(config: TrainConfig, comm: Comm, stop: StopRequest, environ: Mapping[s
                 with phases("checkpoint"):
                     checkpoint.save(
                         output, _state(done, seed, batching, adapter, step), adapter, step, comm,
-                        keep=config.output.checkpoints_total_limit,
+                        meeting, keep=config.output.checkpoints_total_limit,
                     )  # fmt: skip
             if result.stop and done < updates:
                 status = STATUS

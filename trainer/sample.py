@@ -7,8 +7,9 @@ time: what changes from one occasion to the next is the adapter alone.
 
 from __future__ import annotations
 
+import functools
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from mindspore import Tensor, nn
 from PIL import Image
 
 from mindbooth.data.cache import Store
+from mindbooth.data.meeting import Meeting
 
 from . import report, sdxl
 from .config import OutputConfig, TrainConfig
@@ -63,13 +65,17 @@ class Sampler:
         )[0]
         return decode(pipeline.vae, latents)
 
-    def shared(self, prompt: Embeddings, negative: Embeddings, seeds: Sequence[int], comm: Comm, *,
-               size: tuple[int, int]) -> list[Image.Image]:  # fmt: skip
-        """`pictures`, shared out over the ranks; every rank gets all of them."""
+    def shared(self, prompt: Embeddings, negative: Embeddings, seeds: Sequence[int], comm: Comm,
+               ready: Callable[[], None], *, size: tuple[int, int]) -> list[Image.Image]:  # fmt: skip
+        """`pictures`, shared out over the ranks; every rank gets all of them.
+
+        ready: returns when all ranks have made theirs, so that the collective need not wait.
+        """
         mine = list(range(comm.rank, len(seeds), comm.size))
         sheet = np.zeros((len(seeds), *size, 3), np.float32)
         for i in mine:
             sheet[i] = self.pictures(prompt, negative, [seeds[i]], size=size)[0]
+        ready()
         return [Image.fromarray(a.astype(np.uint8)) for a in comm.sum(sheet)]
 
     def _repeat(self, tensor: np.ndarray, count: int) -> Tensor:
@@ -83,7 +89,7 @@ class Validation:
     """
 
     def __init__(self, config: TrainConfig, model: Model, unet: nn.Cell, needed: Needed,
-                 store: Store, comm: Comm, output: Path) -> None:  # fmt: skip
+                 store: Store, comm: Comm, meeting: Meeting, output: Path) -> None:  # fmt: skip
         self._prompt = config.output.validation_prompt
         self._every = config.output.validation_epochs
         self._seeds = [(config.optim.seed or 0) + i
@@ -91,7 +97,7 @@ class Validation:
         self._size = (config.data.resolution, config.data.resolution)
         self._dtype = sdxl.DTYPES[config.optim.mixed_precision]
         self._model, self._unet, self._needed, self._store = model, unet, needed, store
-        self._comm, self._output = comm, output
+        self._comm, self._meeting, self._output = comm, meeting, output
         self._sampler: Sampler | None = None
 
     @staticmethod
@@ -118,7 +124,10 @@ class Validation:
             if empty is None
             else self._store.read(empty)
         )
-        made = self._sampler.shared(prompt, negative, self._seeds, self._comm, size=self._size)
+        ready = functools.partial(self._meeting.at, f"pictures {update}")
+        made = self._sampler.shared(
+            prompt, negative, self._seeds, self._comm, ready, size=self._size
+        )
         name = f"samples/update-{update:06d}.png"
         if self._comm.rank == 0:
             (self._output / "samples").mkdir(exist_ok=True)

@@ -133,6 +133,11 @@ class Step:
         self.mode = mode
         self.scale = scale
 
+    def prepare(self, batch: Batch) -> None:
+        """Compiles what is compiled, by a forward and backward that changes nothing."""
+        with device.mode(self.mode):
+            self.forward(*_inputs(batch), Tensor(1.0, ms.float32)).asnumpy()
+
     def __call__(self, update: int, rate: float, batches: Sequence[Batch], *, stop: bool) -> Result:
         scale = self.scale.value
         scale_input = Tensor(scale, ms.float32)
