@@ -18,7 +18,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from safetensors import SafetensorError
@@ -29,9 +29,11 @@ from mindbooth.data.meeting import Meeting
 
 from . import export
 from .config import ConfigError
-from .device import Comm
 from .lora import Adapter
 from .step import Step
+
+if TYPE_CHECKING:
+    from .run import Run
 
 log = logging.getLogger(__name__)
 
@@ -88,19 +90,23 @@ def restore(resumed: Resumed, adapter: Adapter, step: Step) -> int:
     return state.update
 
 
-def save(folder: Path, state: State, adapter: Adapter, step: Step, comm: Comm,
-         meeting: Meeting, *, keep: int | None) -> None:  # fmt: skip
-    """Rank 0 writes `folder/checkpoint-N`; every rank returns when it is complete.
-
-    keep: how many checkpoints may stay, counted after this one is whole.
-    """
-    if comm.rank == 0:
+def save(run: Run, done: int, adapter: Adapter, step: Step, meeting: Meeting) -> None:
+    """Rank 0 writes `checkpoint-<done>`; every rank returns when it is complete."""
+    if run.comm.rank == 0:
+        state = State(
+            update=done,
+            seed=run.seed,
+            samples_per_update=run.batching.samples_per_update,
+            loss_scale=step.scale.value,
+            sound_updates=step.scale.sound,
+            adapter=adapter.layout(),
+        )
         vectors = {"master": adapter.master.asnumpy(), **step.optimizer.moments()}
-        path = write(folder, state, vectors, adapter.arrays(), adapter.metadata)
+        path = write(run.output, state, vectors, adapter.arrays(), adapter.metadata)
         log.info("Saved %s.", path)
-        if keep is not None:
-            rotate(folder, keep)
-    meeting.at(f"checkpoint {state.update}")
+        if run.config.output.checkpoints_total_limit is not None:
+            rotate(run.output, run.config.output.checkpoints_total_limit)
+    meeting.at(f"checkpoint {done}")
 
 
 def write(

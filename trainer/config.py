@@ -213,7 +213,7 @@ WITHOUT_EFFECT = {
 }
 
 
-class _Parser(HfArgumentParser):  # type: ignore[misc]
+class _Parser(HfArgumentParser):
     """Its errors are ours."""
 
     def error(self, message: str) -> NoReturn:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import faulthandler
 import logging
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import mindspore as ms
@@ -13,10 +11,9 @@ import numpy as np
 from mindspore import Tensor, nn
 
 from mindbooth.data.batches import Source
-from mindbooth.data.examples import Example
 
 from . import report, sample, sdxl
-from .sdxl import Model
+from .run import Run
 
 log = logging.getLogger(__name__)
 
@@ -32,19 +29,18 @@ def watch(model: nn.Cell) -> None:
             cell.register_forward_hook(_check(name))
 
 
-def show_batch(output: Path, source: Source, examples: Sequence[Example], model: Model,
-               samples: Sequence[int]) -> None:  # fmt: skip
+def show_batch(run: Run, source: Source) -> None:
     """Writes samples/first_batch.png: what the first samples are once encoded, with captions."""
-    vae = sdxl.load_vae(model)
+    samples = range(run.batching.batch)
     latents = Tensor(np.stack([source.latents(k) for k in samples]))
-    pictures = sample.decode(vae, latents)
+    pictures = sample.decode(sdxl.load_vae(run.model), latents)
+    used = [run.examples[source.stream.example(k)] for k in samples]
     labels = [
-        f"sample {k}: {examples[source.stream.example(k)].caption} "
-        f"({examples[source.stream.example(k)].image.name}, {source.variant(k).time_ids})"
-        for k in samples
+        f"sample {k}: {example.caption} ({example.image.name}, {source.variant(k).time_ids})"
+        for k, example in zip(samples, used, strict=True)
     ]
-    (output / "samples").mkdir(exist_ok=True)
-    path = output / "samples" / "first_batch.png"
+    path = run.output / "samples" / "first_batch.png"
+    path.parent.mkdir(exist_ok=True)
     report.grid([[picture] for picture in pictures], labels).save(path)
     log.info("The first batch as pictures: %s", path)
 

@@ -8,6 +8,8 @@ whether a run is distributed. `Comm.collectives` counts what really went over th
 from __future__ import annotations
 
 import contextlib
+import importlib
+import io
 import logging
 from collections.abc import Iterator
 
@@ -68,14 +70,21 @@ def start(place: Placement, *, target: str, debug: bool = False) -> Comm:
         # On a CPU, launching operators from a thread of their own costs far more than it hides.
         ms.runtime.launch_blocking()
     if target == "CPU":
+        ms.runtime.dispatch_threads_num(1)
+    if place.launched:
+        init()
+    _import_mindone(target)
+    return Comm(rank=get_rank(), size=place.world_size) if place.launched else Comm()
+
+
+def _import_mindone(target: str) -> None:
+    if target == "CPU":
         from . import cpu_ops
 
-        ms.runtime.dispatch_threads_num(1)
         cpu_ops.install()
-    if not place.launched:
-        return Comm()
-    init()
-    return Comm(rank=get_rank(), size=place.world_size)
+    # mindone prints about models of other kinds while it is imported.
+    with contextlib.redirect_stdout(io.StringIO()):
+        importlib.import_module("mindone.transformers")
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import yaml
@@ -22,6 +22,9 @@ from mindbooth.data.atomic import replace_file
 from . import report
 from .config import TrainConfig
 from .lora import Adapter
+
+if TYPE_CHECKING:
+    from .run import Run
 
 log = logging.getLogger(__name__)
 
@@ -39,12 +42,17 @@ def diffusers_names(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return named
 
 
-def results(output: Path, config: TrainConfig, trained: Adapter, *, base_model: str, seed: int,
-            updates: int, samples_per_update: int, picture: str | None) -> None:  # fmt: skip
-    """What a finished run leaves: the LoRA file and the model card."""
-    path = adapter(output, trained.arrays(), trained.metadata)
-    model_card(output, config, base_model=base_model, seed=seed, updates=updates,
-               samples_per_update=samples_per_update, picture=picture)  # fmt: skip
+def results(run: Run, trained: Adapter, picture: str | None) -> None:
+    """What a finished run leaves: the LoRA file and the model card.
+
+    picture: path within the output folder of the last validation pictures.
+    """
+    path = adapter(run.output, trained.arrays(), trained.metadata)
+    card = model_card(
+        run.config, seed=run.seed, updates=run.updates,
+        samples_per_update=run.batching.samples_per_update, picture=picture,
+    )  # fmt: skip
+    replace_file(run.output / "README.md", card.encode())
     log.info("The adapter: %s", path)
 
 
@@ -68,9 +76,10 @@ def config_file(path: Path, config: TrainConfig, seed: int) -> None:
     replace_file(path, text.encode())
 
 
-def model_card(folder: Path, config: TrainConfig, *, base_model: str, seed: int, updates: int,
-               samples_per_update: int, picture: str | None) -> None:  # fmt: skip
-    """README.md with the front matter that hubs read: base model, prompt, tags, widget picture."""
+def model_card(config: TrainConfig, *, seed: int, updates: int, samples_per_update: int,
+               picture: str | None) -> str:  # fmt: skip
+    """The text of README.md, with the front matter that hubs read: base model, prompt, picture."""
+    base_model = config.model.pretrained_model_name_or_path
     prompt = config.data.instance_prompt
     front: dict[str, Any] = {
         "base_model": base_model,
@@ -109,8 +118,7 @@ pipeline.load_lora_weights("this folder", weight_name="{NAME}")
 picture = pipeline({prompt!r}).images[0]
 ```
 """
-    text = f"---\n{yaml.safe_dump(front, sort_keys=False, allow_unicode=True)}---\n{body}"
-    replace_file(folder / "README.md", text.encode())
+    return f"---\n{yaml.safe_dump(front, sort_keys=False, allow_unicode=True)}---\n{body}"
 
 
 def _plain(value: Any) -> Any:

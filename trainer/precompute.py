@@ -93,8 +93,8 @@ def plan(examples: Sequence[Example], prompts: Sequence[str], config: DataConfig
 
 
 def fill(needed: Needed, model: Model, store: Store, comm: Comm, *, dtype: ms.Type,
-         run: str) -> int:  # fmt: skip
-    """Encodes every `comm.size`-th missing entry, waits for the others, says how many were missing.
+         run: str) -> None:  # fmt: skip
+    """Encodes every `comm.size`-th missing entry, and waits for the others.
 
     run: a word that tells this run's failures from those of others on the same cache. A failure
     here is marked there, so that no other rank waits for ever.
@@ -109,7 +109,16 @@ def fill(needed: Needed, model: Model, store: Store, comm: Comm, *, dtype: ms.Ty
         store.mark_failed(run, str(err))
         raise
     store.wait(sorted(absent), run_token=run)
-    return len(absent)
+    made = int(comm.sum(np.array([len(mine)]))[0])
+    if comm.rank == 0:
+        _tell(made, len(needed.keys), store)
+
+
+def _tell(made: int, total: int, store: Store) -> None:
+    if made:
+        log.info("Encoded %d of %d entries; the cache is %s.", made, total, store.root)
+    else:
+        log.info("Nothing to encode: all %d entries are in the cache %s.", total, store.root)
 
 
 def repairer(needed: Needed, model: Model, store: Store, dtype: ms.Type) -> Callable[[str], None]:

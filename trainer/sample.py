@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import mindspore as ms
@@ -18,13 +17,11 @@ import numpy as np
 from mindspore import Tensor, nn
 from PIL import Image
 
-from mindbooth.data.cache import Store
 from mindbooth.data.meeting import Meeting
 
 from . import report, sdxl
-from .config import OutputConfig, TrainConfig
 from .device import Comm
-from .precompute import Needed
+from .run import Run
 from .sdxl import Model
 
 log = logging.getLogger(__name__)
@@ -65,8 +62,8 @@ class Sampler:
         )[0]
         return decode(pipeline.vae, latents)
 
-    def shared(self, prompt: Embeddings, negative: Embeddings, seeds: Sequence[int], comm: Comm,
-               ready: Callable[[], None], *, size: tuple[int, int]) -> list[Image.Image]:  # fmt: skip
+    def shared(self, prompt: Embeddings, negative: Embeddings, seeds: Sequence[int], comm: Comm, *,
+               ready: Callable[[], None], size: tuple[int, int]) -> list[Image.Image]:  # fmt: skip
         """`pictures`, shared out over the ranks; every rank gets all of them.
 
         ready: returns when all ranks have made theirs, so that the collective need not wait.
@@ -88,53 +85,49 @@ class Validation:
     Nothing is loaded before the first time.
     """
 
-    def __init__(self, config: TrainConfig, model: Model, unet: nn.Cell, needed: Needed,
-                 store: Store, comm: Comm, meeting: Meeting, output: Path) -> None:  # fmt: skip
-        self._prompt = config.output.validation_prompt
-        self._every = config.output.validation_epochs
-        self._seeds = [(config.optim.seed or 0) + i
-                       for i in range(config.output.num_validation_images)]  # fmt: skip
-        self._size = (config.data.resolution, config.data.resolution)
-        self._dtype = sdxl.DTYPES[config.optim.mixed_precision]
-        self._model, self._unet, self._needed, self._store = model, unet, needed, store
-        self._comm, self._meeting, self._output = comm, meeting, output
+    def __init__(self, run: Run, unet: nn.Cell, meeting: Meeting) -> None:
+        self._run, self._unet, self._meeting = run, unet, meeting
+        self._prompt = run.config.output.validation_prompt
         self._sampler: Sampler | None = None
 
-    @staticmethod
-    def prompts(config: OutputConfig, model: Model) -> list[str]:
-        """What must be in the cache: the prompt and, where it is not just zeros, the empty one."""
-        if config.validation_prompt is None:
-            return []
-        return [config.validation_prompt, *([] if sdxl.zeros_for_empty_prompt(model) else [""])]
-
-    def due(self, before: int, after: int) -> bool:
-        """Whether an update that leads from one epoch to another completes so many epochs."""
-        return self._prompt is not None and before // self._every < after // self._every
+    def due(self, update: int, done: int) -> bool:
+        """Whether going from `update` to `done` updates completes --validation_epochs epochs."""
+        epoch, every = self._run.batching.epoch, self._run.config.output.validation_epochs
+        return self._prompt is not None and epoch(update) // every < epoch(done) // every
 
     def make(self, update: int) -> str | None:
         """Makes the pictures and rank 0 writes their grid; its path within the output folder."""
         if self._prompt is None:
             return None
+        run = self._run
         if self._sampler is None:
-            self._sampler = Sampler(self._model, self._unet, self._dtype)
-        prompt = self._store.read(self._needed.texts[self._prompt])
-        empty = self._needed.texts.get("")
+            self._sampler = Sampler(run.model, self._unet, run.dtype)
+        texts = run.needed.texts
+        prompt = run.store.read(texts[self._prompt])
         negative = (
-            {name: np.zeros_like(tensor) for name, tensor in prompt.items()}
-            if empty is None
-            else self._store.read(empty)
+            run.store.read(texts[""])
+            if "" in texts
+            else {name: np.zeros_like(tensor) for name, tensor in prompt.items()}
         )
-        ready = functools.partial(self._meeting.at, f"pictures {update}")
+        seeds = [run.seed + i for i in range(run.config.output.num_validation_images)]
         made = self._sampler.shared(
-            prompt, negative, self._seeds, self._comm, ready, size=self._size
+            prompt,
+            negative,
+            seeds,
+            run.comm,
+            ready=functools.partial(self._meeting.at, f"pictures {update}"),
+            size=(run.config.data.resolution, run.config.data.resolution),
         )
         name = f"samples/update-{update:06d}.png"
-        if self._comm.rank == 0:
-            (self._output / "samples").mkdir(exist_ok=True)
-            sheet = report.grid([made], [self._prompt], title=f"after update {update}",
-                                columns=[f"seed {seed}" for seed in self._seeds])  # fmt: skip
-            sheet.save(self._output / name)
-            log.info("Pictures of %r: %s", self._prompt, self._output / name)
+        if run.comm.rank == 0:
+            (run.output / "samples").mkdir(exist_ok=True)
+            report.grid(
+                [made],
+                [self._prompt],
+                title=f"after update {update}",
+                columns=[f"seed {seed}" for seed in seeds],
+            ).save(run.output / name)
+            log.info("Pictures of %r: %s", self._prompt, run.output / name)
         return name
 
 

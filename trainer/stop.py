@@ -7,7 +7,9 @@ at once.
 
 from __future__ import annotations
 
+import contextlib
 import signal
+from collections.abc import Iterator
 from types import FrameType
 
 STATUS = 75  # EX_TEMPFAIL of sysexits.h: run me again
@@ -18,14 +20,23 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.asked = False
-        self.updating = False
+        self._updating = False
 
     def install(self) -> None:
         """Takes TERM and USR1."""
         for number in (signal.SIGTERM, signal.SIGUSR1):
             signal.signal(number, self._note)
 
+    @contextlib.contextmanager
+    def noted(self) -> Iterator[None]:
+        """Inside, requests are only noted in `asked`."""
+        self._updating = True
+        try:
+            yield
+        finally:
+            self._updating = False
+
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.asked = True
-        if not self.updating:
+        if not self._updating:
             raise SystemExit(STATUS)

@@ -79,11 +79,15 @@ def train(output: Path, workers: int, more: Sequence[str]) -> int:
 def before_and_after(lora: Path) -> tuple[dict[str, list[Image.Image]], ...]:
     """Pictures by prompt, without and with the LoRA, through mindone's pipeline."""
     from mindbooth.ranktable.placement import Placement
-    from mindbooth.trainer import device
+    from mindbooth.trainer import device, report
 
+    report.start()
     device.start(Placement.from_environ({}), target="CPU")
     from mindone.diffusers import StableDiffusionXLPipeline
+    from mindone.diffusers.utils import logging
 
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
     pipeline = StableDiffusionXLPipeline.from_pretrained(str(HERE / "model"))
     pipeline.set_progress_bar_config(disable=True)
     before = pictures(pipeline, "before")

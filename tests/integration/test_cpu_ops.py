@@ -1,0 +1,206 @@
+"""trainer/cpu_ops.py against torch, operator by operator, and the SDXL models that run on it.
+
+The calls are those of tests/operator_cases.py. "pull" is the vector that a gradient is taken with.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from operator_cases import cases
+
+HERE = Path(__file__).parent
+CLOSE = {"float32": 2e-6, "float16": 2e-3}  # of the greatest absolute value in the tensor
+MODES = ("pynative", "graph")
+
+Arrays = dict[str, np.ndarray]
+
+
+@pytest.fixture(scope="module")
+def torch_answers(torch_side: Any) -> Arrays:
+    return torch_side("operators")
+
+
+@pytest.fixture(scope="module")
+def bare() -> dict[str, Any]:
+    """mint in a process where nothing was installed (bare_mint.py)."""
+    run = subprocess.run(
+        [sys.executable, HERE / "bare_mint.py"],
+        env={**os.environ, "PYTHONPATH": str(HERE.parent)},
+        capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr[-4000:]
+    return dict(json.loads(run.stdout.splitlines()[-1]))
+
+
+@pytest.fixture(scope="module", params=MODES)
+def our_answers(request: pytest.FixtureRequest, cpu: object, torch_answers: Arrays) -> Arrays:
+    """The same of mint with the replacements. One graph of all calls: one is quick to compile."""
+    import mindspore as ms
+    from mindspore import Tensor, mint
+
+    from mindbooth.trainer import device
+
+    found = {}
+    every = cases(mint, ms).values()
+    for dtype in ("float32", "float16"):
+        inputs = tuple(tuple(Tensor(array) for array in case.inputs(dtype)) for case in every)
+        pulls = tuple(
+            tuple(
+                Tensor(case.array(f"pull {i}", value.shape, dtype))
+                for i, value in enumerate(of(torch_answers, case.name, dtype, "value").values())
+            )
+            for case in every
+        )
+        with device.mode(request.param):
+            answers = evaluate([(case.call, case.differentiable) for case in every])(inputs, pulls)
+        for case, (values, gradients) in zip(every, answers, strict=True):
+            floats = [g for g in gradients if g.dtype in (ms.float32, ms.float16)]
+            for kind, tensors in (("value", values), ("gradient", floats)):
+                for i, tensor in enumerate(tensors):
+                    found[f"{case.name} {dtype} {kind} {i}"] = tensor.asnumpy()
+    return found
+
+
+@pytest.mark.parametrize("dtype", CLOSE)
+@pytest.mark.parametrize("name", cases())
+def test_values_and_gradients_are_those_of_torch(
+    name: str, dtype: str, our_answers: Arrays, torch_answers: Arrays
+) -> None:
+    ours, theirs = (of(answers, name, dtype) for answers in (our_answers, torch_answers))
+    assert ours.keys() == theirs.keys()
+    for key, expected in theirs.items():
+        assert (ours[key].dtype, ours[key].shape) == (expected.dtype, expected.shape), key
+        limit = CLOSE[dtype] * np.abs(expected.astype(np.float64)).max()
+        assert np.abs(ours[key].astype(np.float64) - expected).max() <= limit, key
+
+
+def of(answers: Arrays, *words: str) -> Arrays:
+    """The answers whose names begin with these words."""
+    return {k: v for k, v in answers.items() if k.startswith(" ".join(words) + " ")}
+
+
+def evaluate(calls: list[tuple[Any, bool]]) -> Any:
+    """A cell of (inputs, pulls), each a tuple per call: to (values, gradients) per call."""
+    from mindspore import nn, ops
+
+    class Evaluate(nn.Cell):
+        def __init__(self) -> None:
+            super().__init__()
+            self.calls = tuple(call for call, _ in calls)
+            self.differentiable = tuple(differentiable for _, differentiable in calls)
+            self.grad = ops.GradOperation(get_all=True, sens_param=True)
+
+        def construct(self, inputs, pulls):  # type: ignore[no-untyped-def]
+            answers = ()
+            for i in range(len(self.calls)):
+                values = self.calls[i](*inputs[i])
+                gradients = ()
+                if self.differentiable[i]:
+                    pull = pulls[i] if isinstance(values, tuple) else pulls[i][0]
+                    gradients = self.grad(self.calls[i])(*inputs[i], pull)
+                if not isinstance(values, tuple):
+                    values = (values,)
+                answers += ((values, gradients),)
+            return answers
+
+    return Evaluate()
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_dropout_keeps_the_mean_and_draws_anew(cpu: object, mode: str, dtype: str) -> None:
+    from mindspore import Tensor, mint
+
+    from mindbooth.trainer import device
+
+    ones = Tensor(np.ones((100, 100), dtype))
+    layer = mint.nn.Dropout(0.25).set_train()
+    with device.mode(mode):
+        cell = evaluate([(layer, True), (layer, True)])
+        answers = cell(((ones,), (ones,)), ((ones,), (ones,)))
+    ((first,), (gradient,)), ((second,), _) = answers
+    first, gradient, second = (t.asnumpy().astype(np.float32) for t in (first, gradient, second))
+    kept = first != 0
+    assert np.allclose(first[kept], 1 / 0.75, rtol=1e-3)
+    assert abs(kept.mean() - 0.75) < 0.02  # 4.6 standard deviations
+    assert abs(gradient.mean() - 1) < 0.03
+    assert 0.3 < (kept != (second != 0)).mean() < 0.45  # 2 * 0.25 * 0.75 expected
+
+
+def test_dropout_at_rest_changes_nothing(cpu: object) -> None:
+    from mindspore import Tensor, mint
+
+    x = np.arange(6, dtype=np.float32)
+    layer = mint.nn.Dropout(0.5).set_train(False)
+    assert np.array_equal(layer(Tensor(x)).asnumpy(), x)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_layers_compute_what_the_functions_compute(cpu: object, mode: str) -> None:
+    from mindspore import Tensor, mint
+
+    from mindbooth.trainer import cpu_ops, device
+
+    f, nn = mint.nn.functional, mint.nn
+    x = Tensor(np.random.default_rng(0).standard_normal((2, 4, 5, 8)).astype(np.float32))
+    ids = Tensor(np.array([[1, 3], [0, 1]]))
+    conv = nn.Conv2d(4, 6, 3, stride=2, padding=1)
+    mirrored = nn.Conv2d(4, 6, 3, padding=1, padding_mode="reflect", bias=False)
+    norm, plain = nn.LayerNorm((8,), eps=1e-3), nn.LayerNorm(8, elementwise_affine=False)
+    table = nn.Embedding(5, 4, padding_idx=1)
+    expected = {
+        (conv, x): f.conv2d(x, conv.weight, conv.bias, 2, 1),
+        (mirrored, x): f.conv2d(f.pad(x, (1, 1, 1, 1), "reflect"), mirrored.weight),
+        (norm, x): f.layer_norm(x, (8,), norm.weight, norm.bias, 1e-3),
+        (plain, x): f.layer_norm(x, (8,)),
+        (table, ids): f.embedding(ids, table.weight),
+        (nn.GELU(approximate="tanh"), x): f.gelu(x, approximate="tanh"),
+        (nn.Dropout(0.0).set_train(), x): x,
+    }
+    assert {type(layer) for layer, _ in expected} == set(cpu_ops.LAYERS)
+    for (layer, given), output in expected.items():
+        with device.mode(mode):
+            assert np.allclose(layer(given).asnumpy(), output.asnumpy(), atol=1e-6), layer
+
+
+@pytest.mark.parametrize("refused", ["max_norm", "inplace"])
+def test_what_a_replacement_can_not_do_is_refused(cpu: object, refused: str) -> None:
+    from mindspore import Tensor, mint
+
+    f, x = mint.nn.functional, Tensor(np.ones((2, 2), np.float32))
+    with pytest.raises(ValueError, match=refused.replace("inplace", "in place")):
+        if refused == "max_norm":
+            f.embedding(Tensor(np.array([1])), x, max_norm=1.0)
+        else:
+            f.dropout(x, inplace=True)
+
+
+def test_no_replacement_is_without_need(bare: dict[str, Any], cpu: object) -> None:
+    from mindbooth.trainer import cpu_ops
+
+    functions = {f.__name__ for group in cpu_ops.FUNCTIONS.values() for f in group}
+    layers = {layer.__name__.removesuffix("Ext") for layer in cpu_ops.LAYERS}
+    assert set(bare["failing"]) == functions | layers
+    assert {case.operator for case in cases().values()} == functions
+
+
+def test_nothing_is_replaced_where_install_is_not_called(bare: dict[str, Any]) -> None:
+    assert bare["replaced"] == []
+
+
+def test_replacements_have_the_signatures_of_mint(bare: dict[str, Any], cpu: object) -> None:
+    from mindbooth.trainer import cpu_ops
+
+    ours = {f.__name__: f for group in cpu_ops.FUNCTIONS.values() for f in group}
+    assert set(ours) - set(bare["signatures"]) == {"gelu"}  # mint's is (*args, **kwargs)
+    for name, theirs in bare["signatures"].items():
+        assert str(inspect.signature(ours[name])) == theirs, name

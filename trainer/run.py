@@ -1,0 +1,196 @@
+"""What a run is: found out and checked before anything large is loaded. `look()` is called by loop.
+
+All ranks come to the same `Run`, each by itself: the one thing that is communicated is a drawn
+seed. Errors here are the user's to put right (ConfigError, DataError) and leave nothing behind.
+u counts updates from 0; G is the number of samples of an update, over all ranks.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import mindspore as ms
+
+from mindbooth.data import examples, stream
+from mindbooth.data.cache import Store, default_root
+from mindbooth.data.examples import Example
+from mindbooth.data.meeting import Meeting
+
+from . import checkpoint, export, precompute, sdxl
+from .checkpoint import Resumed
+from .config import ConfigError, TrainConfig
+from .device import Comm
+from .precompute import Needed
+from .sdxl import Model
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batching:
+    """How the samples of an update are split: G = batch * accumulation * world size."""
+
+    batch: int
+    accumulation: int
+    world_size: int
+    examples: int
+
+    @property
+    def samples_per_update(self) -> int:
+        """G."""
+        return self.batch * self.accumulation * self.world_size
+
+    def epoch(self, update: int) -> int:
+        """The epoch in which an update begins."""
+        return stream.epoch(
+            update, samples_per_update=self.samples_per_update, examples=self.examples
+        )
+
+    def samples(self, update: int, micro: int, rank: int) -> range:
+        """The sample numbers of one micro-batch of one rank."""
+        return stream.micro_batch(
+            update,
+            micro,
+            rank,
+            batch=self.batch,
+            accumulation=self.accumulation,
+            world_size=self.world_size,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A run, as its inputs and options make it.
+
+    token: tells this attempt of this job from others that use the cache; equal on all its ranks.
+    """
+
+    config: TrainConfig
+    comm: Comm
+    model: Model
+    examples: tuple[Example, ...]
+    needed: Needed
+    resumed: Resumed | None
+    seed: int
+    batching: Batching
+    output: Path
+    store: Store
+    token: str
+
+    @property
+    def dtype(self) -> ms.Type:
+        """What the frozen models compute in."""
+        return sdxl.DTYPES[self.config.optim.mixed_precision]
+
+    @property
+    def updates(self) -> int:
+        """How many updates the run has, from its very beginning."""
+        return self.config.optim.updates(len(self.examples), self.batching.samples_per_update)
+
+    def meeting(self) -> Meeting:
+        """Where its ranks wait for one another."""
+        return Meeting(
+            self.store.root, run_token=self.token, rank=self.comm.rank, size=self.comm.size
+        )
+
+
+def look(config: TrainConfig, comm: Comm, environ: Mapping[str, str]) -> Run:
+    """Looks at model, pictures, checkpoint and folders. Rank 0 has then written config.yaml."""
+    model = sdxl.locate(config.model)
+    listing = examples.from_folder(
+        Path(config.data.instance_data_dir).expanduser(),
+        caption=config.data.instance_prompt,
+        repeats=config.data.repeats,
+    )
+    if listing.remark:
+        log.warning("%s", listing.remark)
+    output = Path(config.output.output_dir).expanduser()
+    resumed = checkpoint.resumable(config.output.resume_from_checkpoint, output)
+    batching = _batching(config, comm, len(listing.examples), resumed)
+    store = _store(config, environ)
+    needed = precompute.plan(
+        listing.examples,
+        _validation_prompts(config, model),
+        config.data,
+        model,
+        store,
+        sdxl.DTYPES[config.optim.mixed_precision],
+    )
+    seed = resumed.state.seed if resumed else _seed(config, comm)
+    if comm.rank == 0:
+        _open_output(output, config, seed)
+    return Run(
+        config=config,
+        comm=comm,
+        model=model,
+        examples=listing.examples,
+        needed=needed,
+        resumed=resumed,
+        seed=seed,
+        batching=batching,
+        output=output,
+        store=store,
+        token=_token(environ),
+    )
+
+
+def _validation_prompts(config: TrainConfig, model: Model) -> list[str]:
+    """The prompt of the validation pictures and, where it is not just zeros, the empty one."""
+    if config.output.validation_prompt is None:
+        return []
+    empty = [] if sdxl.zeros_for_empty_prompt(model) else [""]
+    return [config.output.validation_prompt, *empty]
+
+
+def _seed(config: TrainConfig, comm: Comm) -> int:
+    if config.optim.seed is not None:
+        return config.optim.seed
+    return comm.agree(secrets.randbelow(2**24))
+
+
+def _batching(config: TrainConfig, comm: Comm, count: int,
+              resumed: Resumed | None) -> Batching:  # fmt: skip
+    """Of a resumed run, G is kept: accumulation makes up for another number of devices."""
+    optim = config.optim
+    batch, accumulation = optim.train_batch_size, optim.gradient_accumulation_steps
+    if resumed and resumed.state.samples_per_update != batch * accumulation * comm.size:
+        wanted = resumed.state.samples_per_update
+        accumulation, left = divmod(wanted, batch * comm.size)
+        if left:
+            raise ConfigError(
+                f"The checkpoint {resumed.path} was made with {wanted} samples an update: that is "
+                f"no multiple of --train_batch_size {batch} x {comm.size} devices. Change one of "
+                "them so that it is."
+            )
+        log.info("--gradient_accumulation_steps is %d now, for %d samples an update as before.",
+                 accumulation, wanted)  # fmt: skip
+    return Batching(batch=batch, accumulation=accumulation, world_size=comm.size, examples=count)
+
+
+def _open_output(output: Path, config: TrainConfig, seed: int) -> None:
+    """Makes the output folder and writes config.yaml into it, which shows that it can be done."""
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        export.config_file(output / "config.yaml", config, seed)
+    except OSError as err:
+        raise ConfigError(
+            f"--output_dir {output} can't be written to: {err.strerror}. Give another one, or "
+            "change its permissions."
+        ) from err
+
+
+def _store(config: TrainConfig, environ: Mapping[str, str]) -> Store:
+    given = config.data.latent_cache_dir
+    return Store(Path(given).expanduser() if given else default_root(environ))
+
+
+def _token(environ: Mapping[str, str]) -> str:
+    names = ("MINDBOOTH_JOB", "MS_SCHED_HOST", "MS_SCHED_PORT")
+    found = [environ[name] for name in names if name in environ]
+    return " ".join(found) or f"{os.getpid()} {time.time_ns()}"
