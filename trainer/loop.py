@@ -41,7 +41,7 @@ def train(config: TrainConfig, comm: Comm, stop: StopRequest, environ: Mapping[s
         precompute.fill(run.needed, run.model, run.store, comm, dtype=run.dtype, run=run.token)
     with phases("load the UNet"):
         unet = sdxl.load_unet(run.model, run.dtype)
-        lora.inject(unet, rank=config.optim.rank, dropout=config.optim.lora_dropout)
+        lora.inject(unet, rank=config.optim.rank)
         adapter = Adapter({"unet": unet}, seed=run.seed)
         step = _step(run, unet, adapter)
         first = checkpoint.restore(run.resumed, adapter, step) if run.resumed else 0

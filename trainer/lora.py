@@ -111,8 +111,7 @@ class Adapter:
         return bool(np.array_equal(seen, probe))
 
 
-def inject(model: nn.Cell, *, rank: int, dropout: float = 0.0,
-           targets: tuple[str, ...] = UNET_TARGETS) -> None:  # fmt: skip
+def inject(model: nn.Cell, *, rank: int, targets: tuple[str, ...] = UNET_TARGETS) -> None:
     """Freezes `model` and adds LoRA layers of `rank` (alpha = rank, so scale 1) at `targets`.
 
     Raises ValueError for a target that matches no layer.
@@ -129,7 +128,6 @@ def inject(model: nn.Cell, *, rank: int, dropout: float = 0.0,
         LoraConfig(
             r=rank,
             lora_alpha=rank,
-            lora_dropout=dropout,
             init_lora_weights=False,  # Adapter sets the values
             target_modules=list(targets),
         )

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+
 from scores import BACKGROUNDS, score
 
 HERE = Path(__file__).resolve().parent
@@ -98,6 +99,7 @@ def before_and_after(lora: Path) -> tuple[dict[str, list[Image.Image]], ...]:
 def pictures(pipeline: Any, when: str) -> dict[str, list[Image.Image]]:
     """One picture a seed for each prompt, all seeds of a prompt in one batch."""
     import mindspore as ms
+
     from mindbooth.trainer.report import Progress
     from mindbooth.trainer.sample import start_noise
 
@@ -159,7 +161,9 @@ def draw_loss(metrics: Sequence[dict[str, Any]], path: Path) -> None:
     figure = Figure(figsize=(7, 3.2), layout="constrained")
     axes = figure.subplots()
     axes.plot(steps, loss, color="0.8", linewidth=0.8, label="each update")
-    axes.plot(steps[width // 2 :][: len(smooth)], smooth, color="tab:blue", label=f"mean of {width}")
+    axes.plot(
+        steps[width // 2 :][: len(smooth)], smooth, color="tab:blue", label=f"mean of {width}"
+    )
     axes.set(xlabel="update", ylabel="loss", ylim=(0, float(np.quantile(loss, 0.99)) * 1.1))
     axes.legend(frameon=False)
     figure.savefig(path, dpi=120)

@@ -53,9 +53,7 @@ def functions() -> dict[str, object]:
 def replaced() -> list[str]:
     names = [name for name, f in functions().items() if f.__module__ == cpu_ops.__name__]
     layers = [
-        layer.__name__
-        for layer in cpu_ops.LAYERS
-        if layer.construct.__module__ == cpu_ops.__name__
+        layer.__name__ for layer in cpu_ops.LAYERS if layer.construct.__module__ == cpu_ops.__name__
     ]
     return names + layers
 

@@ -52,20 +52,23 @@ def our_answers(request: pytest.FixtureRequest, cpu: object, torch_answers: Arra
     found = {}
     every = cases(mint, ms).values()
     for dtype in ("float32", "float16"):
-        inputs = tuple(tuple(Tensor(array) for array in case.inputs(dtype)) for case in every)
-        pulls = tuple(
-            tuple(
+        inputs = [[Tensor(array) for array in case.inputs(dtype)] for case in every]
+        values = [of(torch_answers, case.name, dtype, "value").values() for case in every]
+        pulls = [
+            [
                 Tensor(case.array(f"pull {i}", value.shape, dtype))
-                for i, value in enumerate(of(torch_answers, case.name, dtype, "value").values())
-            )
-            for case in every
-        )
+                for i, value in enumerate(theirs)
+                if case.differentiable
+            ]
+            for case, theirs in zip(every, values, strict=True)
+        ]
         with device.mode(request.param):
-            answers = evaluate([(case.call, case.differentiable) for case in every])(inputs, pulls)
-        for case, (values, gradients) in zip(every, answers, strict=True):
+            answers = evaluate([case.call for case in every], inputs, pulls)
+        for case, (value, gradients) in zip(every, answers, strict=True):
             floats = [g for g in gradients if g.dtype in (ms.float32, ms.float16)]
-            for kind, tensors in (("value", values), ("gradient", floats)):
-                for i, tensor in enumerate(tensors):
+            for kind, tensors in (("value", value), ("gradient", floats)):
+                listed = tensors if isinstance(tensors, (tuple, list)) else [tensors]
+                for i, tensor in enumerate(listed):
                     found[f"{case.name} {dtype} {kind} {i}"] = tensor.asnumpy()
     return found
 
@@ -88,31 +91,36 @@ def of(answers: Arrays, *words: str) -> Arrays:
     return {k: v for k, v in answers.items() if k.startswith(" ".join(words) + " ")}
 
 
-def evaluate(calls: list[tuple[Any, bool]]) -> Any:
-    """A cell of (inputs, pulls), each a tuple per call: to (values, gradients) per call."""
+def evaluate(calls: list[Any], inputs: list[list[Any]], pulls: list[list[Any]]) -> Any:
+    """(value, gradients) of each call; the gradients are () for a call without pulls."""
     from mindspore import nn, ops
 
     class Evaluate(nn.Cell):
         def __init__(self) -> None:
             super().__init__()
-            self.calls = tuple(call for call, _ in calls)
-            self.differentiable = tuple(differentiable for _, differentiable in calls)
+            self.calls = tuple(calls)
+            self.takes = tuple(map(len, inputs))
+            self.pulled = tuple(map(len, pulls))
             self.grad = ops.GradOperation(get_all=True, sens_param=True)
 
-        def construct(self, inputs, pulls):  # type: ignore[no-untyped-def]
+        # A graph has gradients for tensors given one by one, not for those given in tuples.
+        def construct(self, *given):  # type: ignore[no-untyped-def]
             answers = ()
-            for i in range(len(self.calls)):
-                values = self.calls[i](*inputs[i])
-                gradients = ()
-                if self.differentiable[i]:
-                    pull = pulls[i] if isinstance(values, tuple) else pulls[i][0]
-                    gradients = self.grad(self.calls[i])(*inputs[i], pull)
-                if not isinstance(values, tuple):
-                    values = (values,)
-                answers += ((values, gradients),)
+            at = 0
+            for call, takes, pulled in zip(self.calls, self.takes, self.pulled):  # noqa: B905
+                x = given[at : at + takes]
+                pull = given[at + takes : at + takes + pulled]
+                at += takes + pulled
+                if pulled == 0:
+                    answers += ((call(*x), ()),)
+                elif pulled == 1:
+                    answers += ((call(*x), self.grad(call)(*x, pull[0])),)
+                else:
+                    answers += ((call(*x), self.grad(call)(*x, pull)),)
             return answers
 
-    return Evaluate()
+    flat = [tensor for x, pull in zip(inputs, pulls, strict=True) for tensor in (*x, *pull)]
+    return Evaluate()(*flat)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -125,9 +133,8 @@ def test_dropout_keeps_the_mean_and_draws_anew(cpu: object, mode: str, dtype: st
     ones = Tensor(np.ones((100, 100), dtype))
     layer = mint.nn.Dropout(0.25).set_train()
     with device.mode(mode):
-        cell = evaluate([(layer, True), (layer, True)])
-        answers = cell(((ones,), (ones,)), ((ones,), (ones,)))
-    ((first,), (gradient,)), ((second,), _) = answers
+        answers = evaluate([layer, layer], [[ones], [ones]], [[ones], [ones]])
+    (first, (gradient,)), (second, _) = answers
     first, gradient, second = (t.asnumpy().astype(np.float32) for t in (first, gradient, second))
     kept = first != 0
     assert np.allclose(first[kept], 1 / 0.75, rtol=1e-3)

@@ -4,6 +4,7 @@ import threading
 from pathlib import Path
 
 import pytest
+
 from mindbooth.data.errors import DataError
 from mindbooth.data.meeting import Meeting
 
