@@ -132,6 +132,36 @@ def inject(model: nn.Cell, *, rank: int, targets: tuple[str, ...] = UNET_TARGETS
             target_modules=list(targets),
         )
     )
+    for layer in model.cells():
+        _keep_dtype(layer)
+
+
+class Projection(nn.Cell):
+    """x W^T in the dtype of x, with W kept in fp32: what autocasting is elsewhere.
+
+    peft casts x to fp32 instead; in an fp16 model that is twice the memory traffic.
+    """
+
+    def __init__(self, weight: Parameter) -> None:
+        super().__init__()
+        self.weight = weight
+        self.dense = ops.Dense()
+
+    def construct(self, x: Tensor) -> Tensor:
+        return self.dense(x, ops.cast(self.weight, x.dtype), None)
+
+
+def _keep_dtype(cell: nn.Cell) -> None:
+    """Puts a Projection in the place of each LoRA matrix below `cell`."""
+    from mindone.peft.tuners.lora import LoraLayer
+
+    if isinstance(cell, LoraLayer):
+        cell.cast_input_dtype_enabled = False
+        for matrices in (cell.lora_A, cell.lora_B):
+            matrices["default"] = Projection(matrices["default"].weight)
+        return
+    for inner in cell.cells():
+        _keep_dtype(inner)
 
 
 def _initial(piece: Piece, seed: int) -> np.ndarray:

@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 import mindspore as ms
 import numpy as np
-from mindspore import Parameter, Tensor, nn, ops
+from mindspore import Parameter, Tensor, mint, nn, ops
 
 SCHEDULES = (
     "linear",
@@ -75,9 +75,9 @@ class AdamW(nn.Cell):
         v = self.beta2 * self.v + (1 - self.beta2) * ops.square(g)
         step = m / correction1 / (ops.sqrt(v) / correction2 + self.epsilon)
         new = self.master * (1 - rate * self.weight_decay) - rate * step
-        new = ops.select(sound, new, self.master)
-        m = ops.select(sound, m, self.m)
-        v = ops.select(sound, v, self.v)
+        new = mint.where(sound, new, self.master)
+        m = mint.where(sound, m, self.m)
+        v = mint.where(sound, v, self.v)
         ops.assign(self.master, new)
         ops.assign(self.m, m)
         ops.assign(self.v, v)

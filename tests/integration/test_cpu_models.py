@@ -75,7 +75,7 @@ def call_unet(unet: Any, given: dict[str, np.ndarray], text: dict[str, np.ndarra
         Tensor(given["timestep"]),
         Tensor(text["prompt_embeds"][None]).astype(unet.dtype),
         added_cond_kwargs={
-            "text_embeds": Tensor(text["pooled"][None]),
+            "text_embeds": Tensor(text["pooled"][None]).astype(unet.dtype),
             "time_ids": Tensor(given["time_ids"]),
         },
         return_dict=False,
