@@ -6,6 +6,7 @@ same command and stays in joining until the run is over.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import sys
@@ -13,6 +14,7 @@ from collections.abc import Sequence
 
 from mindbooth.data.errors import DataError
 from mindbooth.ranktable.placement import Placement
+from mindbooth.ranktable.topology import RankTableError
 
 from .config import ConfigError, parse
 
@@ -24,9 +26,16 @@ def main(argv: Sequence[str] | None = None, prog: str = "mindbooth train") -> in
     report.start()
     try:
         return _run(sys.argv[1:] if argv is None else argv, prog)
-    except (ConfigError, DataError) as err:
+    except (ConfigError, DataError, RankTableError) as err:
         print(f"mindbooth: error: {err}", file=sys.stderr, flush=True)
         return 2
+    except OSError as err:
+        if err.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        where = f" ({err.filename})" if err.filename else ""
+        print(f"mindbooth: error: The disk is full{where}: free some space, then go on with "
+              "--resume_from_checkpoint latest.", file=sys.stderr, flush=True)  # fmt: skip
+        return 1
     except KeyboardInterrupt:
         return 130
 

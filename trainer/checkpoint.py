@@ -121,9 +121,13 @@ def write(
     aside = folder / f".checkpoint-{state.update}.part"
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
-    export.adapter(aside, tensors, metadata)
-    replace_file(aside / TENSORS, safetensors.save(dict(vectors)))
-    replace_file(aside / MANIFEST, json.dumps(asdict(state), indent=2).encode())
+    try:
+        export.adapter(aside, tensors, metadata)
+        replace_file(aside / TENSORS, safetensors.save(dict(vectors)))
+        replace_file(aside / MANIFEST, json.dumps(asdict(state), indent=2).encode())
+    except OSError:
+        shutil.rmtree(aside, ignore_errors=True)  # room for others on a full disk
+        raise
     shutil.rmtree(final, ignore_errors=True)  # the same update of the same run, from before
     os.replace(aside, final)
     _sync(folder)

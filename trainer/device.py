@@ -8,6 +8,7 @@ whether a run is distributed. `Comm.collectives` counts what really went over th
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import io
 import logging
@@ -54,6 +55,7 @@ class Comm:
         return int(self.sum(np.array([mine]))[0])
 
 
+@functools.cache  # MindSpore takes these settings once in a process
 def start(place: Placement, *, target: str, debug: bool = False) -> Comm:
     """Sets the device up, joins the group where there is one, and returns the Comm.
 
