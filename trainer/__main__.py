@@ -16,12 +16,12 @@ from mindbooth.data.errors import DataError
 from mindbooth.ranktable.placement import Placement
 from mindbooth.ranktable.topology import RankTableError
 
-from .config import ConfigError, parse
-
 
 def main(argv: Sequence[str] | None = None, prog: str = "mindbooth train") -> int:
     """Runs a training; returns the exit status."""
+    _keep_torch_out()
     from . import report
+    from .config import ConfigError
 
     report.start()
     try:
@@ -40,7 +40,15 @@ def main(argv: Sequence[str] | None = None, prog: str = "mindbooth train") -> in
         return 130
 
 
+def _keep_torch_out() -> None:
+    """transformers would load torch where that is installed (4 s), and complain where it is not."""
+    os.environ.setdefault("USE_TORCH", "0")
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+
+
 def _run(argv: Sequence[str], prog: str) -> int:
+    from .config import ConfigError, parse
+
     config, warnings = parse(argv, prog)
     place = Placement.from_environ(os.environ)
     if config.run.distributed and not place.launched:

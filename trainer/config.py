@@ -6,6 +6,7 @@ stand in `RunConfig`. `parse()` is pure: it reads the arguments and, for --confi
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import difflib
 from collections.abc import Sequence
@@ -223,6 +224,28 @@ NOT_YET = {
 }  # fmt: skip
 
 
+class _Help(argparse.HelpFormatter):
+    """Each option once, under the name that people know, with its default where it has one."""
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        names = [name for name in action.option_strings if "-" not in name[2:]]
+        return ", ".join(names) + self._value(action)
+
+    def _value(self, action: argparse.Action) -> str:
+        if action.nargs == 0 or isinstance(action.const, bool):
+            return ""
+        if action.choices:
+            return f" {'|'.join(map(str, action.choices))}"
+        word = {int: "N", float: "X"}.get(action.type, "TEXT")  # type: ignore[call-overload]
+        return f" {word}"
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        text = action.help or ""
+        if action.default in (None, False, argparse.SUPPRESS, dataclasses.MISSING):
+            return text
+        return f"{text} Default: %(default)s."
+
+
 class _Parser(HfArgumentParser):
     """Its errors are ours."""
 
@@ -236,7 +259,12 @@ def parser(prog: str = "mindbooth train") -> HfArgumentParser:
         GROUPS,
         prog=prog,
         allow_abbrev=False,
+        formatter_class=lambda prog: _Help(prog, max_help_position=30, width=100),
+        usage=f"{prog} --pretrained_model_name_or_path MODEL --instance_data_dir FOLDER\n"
+        "         --instance_prompt TEXT [options]",
         description="DreamBooth LoRA for Stable Diffusion XL: trains an adapter on a few pictures.",
+        epilog="3 to 5 pictures, a prompt with a rare word such as sks, and some hundred updates "
+        "are a good start; for SDXL --learning_rate 1e-4. Several cards: mindbooth launch.",
     )
 
 

@@ -25,7 +25,7 @@ HERE = Path(__file__).resolve().parent
 SUBJECT = "a photo of sks robot"
 SCORED = [f"{SUBJECT} on a {colour} background" for colour in BACKGROUNDS]
 SHOWN = [SCORED[0], f"{SUBJECT} in the snow", f"{SUBJECT} on the beach"]
-SEEDS = range(4)
+SEEDS = range(4, 8)
 STEPS = 25
 GUIDANCE = 5.0
 
@@ -100,6 +100,7 @@ def before_and_after(lora: Path) -> tuple[dict[str, list[Image.Image]], ...]:
 def pictures(pipeline: Any) -> dict[str, list[Image.Image]]:
     """One picture a seed for each prompt; all in one batch, which is quickest."""
     import mindspore as ms
+
     from mindbooth.trainer.sample import start_noise
 
     prompts = list(dict.fromkeys(SCORED + SHOWN))

@@ -48,7 +48,11 @@ def runs(tiny_pipeline: Path, photographs: Path, tmp_path_factory: pytest.TempPa
     folder = tmp_path_factory.mktemp("jobs")
     cache = folder / "cache"
     common = jobs.training(
-        tiny_pipeline, photographs, random_flip=True, max_train_steps=UPDATES, latent_cache_dir=cache
+        tiny_pipeline,
+        photographs,
+        random_flip=True,
+        max_train_steps=UPDATES,
+        latent_cache_dir=cache,
     )
     # The first group finds an empty cache. The adapter after 5 updates is in a checkpoint.
     two = [

@@ -98,7 +98,8 @@ def test_adamw_moves_as_that_of_torch_does(
         assert (loss, applied, stops) == (0.25, 1.0, 0.0)
         norms.append(norm)
         ours, theirs = optimizer.master.asnumpy(), torch_answers["masters"][update]
-        assert np.linalg.norm(ours - theirs) <= 1e-6 * np.linalg.norm(theirs - course["start"])
+        assert np.linalg.norm(ours - theirs) <= 1e-6 * np.linalg.norm(theirs)
+        assert np.linalg.norm(ours - theirs) <= 1e-5 * np.linalg.norm(theirs - course["start"])
     assert np.allclose(norms, torch_answers["norms"], rtol=1e-6)
     assert 0 < sum(norm > 5.0 for norm in norms) < UPDATES
 
@@ -140,11 +141,11 @@ def test_the_greatest_sound_gradient_is_applied(cpu: object, course: Arrays) -> 
 
 
 def test_moments_are_put_back(cpu: object, course: Arrays) -> None:
+    from mindspore import Tensor, ops
+
     optimizer, other = (make_optimizer(course["start"]) for _ in range(2))
     knobs = [optimizer.knobs(update=u, rate=1e-3, scale=SCALE) for u in (0, 1)]
     optimizer(wire(course["gradients"][3]), knobs[0]).asnumpy()
-    from mindspore import Tensor, ops
-
     ops.assign(other.master, Tensor(optimizer.master.asnumpy()))
     other.load(**optimizer.moments())
     for one in (optimizer, other):
