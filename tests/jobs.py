@@ -1,7 +1,7 @@
 """Trainings for the tests: real commands, started, followed and ended, and what they leave behind.
 
-They train a tiny random pipeline in PyNative, which needs no compiling, unless a test says
-otherwise. transformers is kept from loading torch, which saves each process seconds.
+They train a tiny random pipeline, in PyNative, which needs no compiling, unless a test says
+otherwise.
 """
 
 import json
@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,7 +24,6 @@ from mindbooth.launch.processes import carriers
 MINDBOOTH = (sys.executable, "-m", "mindbooth.launch")
 SEVERAL = Path(__file__).parent / "integration" / "workers" / "several.py"
 LAUNCH_SEVERAL = Path(__file__).parent / "integration" / "workers" / "launch_several.py"
-WITHOUT_TORCH = {"USE_TORCH": "0"}
 LORA = "pytorch_lora_weights.safetensors"
 LIMIT_SECONDS = 300
 Flags = list[str]
@@ -98,13 +98,13 @@ class Job:
 @contextmanager
 def started(command: Sequence[str | Path], cwd: Path, **environ: str) -> Iterator[Job]:
     """Run a command in `cwd`, which is made; it is killed if it is not done at the end."""
-    folder = cwd / "terminal"
-    folder.mkdir(parents=True)
+    cwd.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix="terminal-", dir=cwd.parent))
     with (folder / "out").open("wb") as out, (folder / "err").open("wb") as err:
         process = subprocess.Popen(
             command,
             cwd=cwd,
-            env={**os.environ, **WITHOUT_TORCH, **environ},
+            env={**os.environ, **environ},
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=err,
@@ -141,13 +141,15 @@ def several(runs: Sequence[Flags], cwd: Path, **environ: str) -> list[Ended]:
     return [Ended(**ended) for ended in json.loads((cwd / "ended.json").read_text())]
 
 
-def several_launched(workers: int, common: Flags, runs: Sequence[Flags], cwd: Path) -> Job:
+def several_launched(
+    workers: int, common: Flags, runs: Sequence[Flags], cwd: Path, **environ: str
+) -> Job:
     """`mindbooth launch` of workers that meet once and then do several runs, each with the common
     flags and its own."""
     cwd.mkdir(parents=True, exist_ok=True)
     (cwd / "runs.json").write_text(json.dumps(runs))
     options = launch(workers)[len(MINDBOOTH) + 1 :]
-    return run([sys.executable, LAUNCH_SEVERAL, "runs.json", *options, *common], cwd)
+    return run([sys.executable, LAUNCH_SEVERAL, "runs.json", *options, *common], cwd, **environ)
 
 
 def updates(output: Path) -> int:

@@ -19,7 +19,7 @@ from mindbooth.ranktable.topology import RankTableError
 
 def main(argv: Sequence[str] | None = None, prog: str = "mindbooth train") -> int:
     """Runs a training; returns the exit status."""
-    _keep_torch_out()
+    keep_torch_out()
     from . import report
     from .config import ConfigError
 
@@ -40,10 +40,11 @@ def main(argv: Sequence[str] | None = None, prog: str = "mindbooth train") -> in
         return 130
 
 
-def _keep_torch_out() -> None:
+def keep_torch_out() -> None:
     """transformers would load torch where that is installed (4 s), and complain where it is not."""
     os.environ.setdefault("USE_TORCH", "0")
-    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    for package in ("TRANSFORMERS", "DIFFUSERS"):  # mindone puts the second in the first's place
+        os.environ.setdefault(f"{package}_NO_ADVISORY_WARNINGS", "1")
 
 
 def _run(argv: Sequence[str], prog: str) -> int:

@@ -16,7 +16,7 @@ from mindbooth.data.batches import Batch, Source
 from mindbooth.data.prefetch import Prefetch
 from mindbooth.data.stream import Stream
 
-from . import checkpoint, debug, export, lora, objective, precompute, report, sdxl
+from . import checkpoint, debug, export, lora, precompute, report, sdxl
 from . import run as runs
 from .config import TrainConfig
 from .device import Comm
@@ -161,7 +161,7 @@ def _source(run: Run) -> Source:
         store=run.store,
         stream=Stream(run.seed, len(run.examples)),
         items=run.needed.items,
-        objective=objective.diffusion(run.model.config("scheduler")),
+        objective=run.objective,
         scale=scale,
         shift=shift,
         repair=precompute.repairer(run.needed, run.model, run.store, run.dtype),

@@ -9,19 +9,26 @@ It runs on the host, in the thread that prepares batches. So every objective sha
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
-# (latents, noise, u) -> (noisy, timestep, target, weight); arrays are (C, h, w), fp32.
-Objective = Callable[[np.ndarray, np.ndarray, float], tuple[np.ndarray, float, np.ndarray, float]]
+from mindbooth.data.batches import Objective
+
+from .config import ConfigError
 
 
-def alphas_cumprod(config: dict[str, object]) -> np.ndarray:
-    """The share of signal left at each training timestep, (T,) fp64, from a scheduler's config."""
-    steps = int(config["num_train_timesteps"])  # type: ignore[call-overload]
-    start, end = float(config["beta_start"]), float(config["beta_end"])  # type: ignore[arg-type]
-    kind = config["beta_schedule"]
+def alphas_cumprod(config: Mapping[str, Any]) -> np.ndarray:
+    """The share of signal left at each training timestep, (T,) fp64, from a scheduler's config.
+
+    Raises ConfigError for another noise schedule than a linear or scaled linear one.
+    """
+    steps = config.get("num_train_timesteps", 1000)
+    start, end = config.get("beta_start", 0.0001), config.get("beta_end", 0.02)
+    kind = config.get("beta_schedule", "linear")
+    if config.get("_class_name", "").startswith("EDM"):
+        kind = "EDM"
     if config.get("trained_betas") is not None:
         betas = np.asarray(config["trained_betas"], np.float64)
     elif kind == "linear":
@@ -29,26 +36,24 @@ def alphas_cumprod(config: dict[str, object]) -> np.ndarray:
     elif kind == "scaled_linear":
         betas = np.linspace(start**0.5, end**0.5, steps) ** 2
     else:
-        raise ValueError(
-            f"The model's noise schedule {kind!r} is not one that can be trained here: "
-            "linear or scaled_linear."
+        raise ConfigError(
+            f"The model's noise schedule is {kind}; linear and scaled_linear ones can be trained."
         )
     return np.cumprod(1 - betas)
 
 
-def diffusion(config: dict[str, object]) -> Objective:
+def diffusion(config: Mapping[str, Any]) -> Objective:
     """The objective of the model's own noise schedule: DDPM, https://arxiv.org/abs/2006.11239.
 
     config: the scheduler's, as in scheduler_config.json. prediction_type "epsilon": the target is
     the noise; "v_prediction": the velocity of https://arxiv.org/abs/2202.00512.
-    Raises ValueError for another prediction type or noise schedule.
+    Raises ConfigError for another prediction type or noise schedule.
     """
     signal = alphas_cumprod(config)
     prediction = config.get("prediction_type", "epsilon")
     if prediction not in ("epsilon", "v_prediction"):
-        raise ValueError(
-            f"The model's scheduler predicts {prediction!r}; epsilon and v_prediction can be "
-            "trained."
+        raise ConfigError(
+            f"The model's scheduler predicts {prediction}; epsilon and v_prediction can be trained."
         )
 
     def at(

@@ -18,11 +18,12 @@ from pathlib import Path
 import mindspore as ms
 
 from mindbooth.data import examples, stream
+from mindbooth.data.batches import Objective
 from mindbooth.data.cache import Store, default_root
 from mindbooth.data.examples import Example
 from mindbooth.data.meeting import Meeting
 
-from . import checkpoint, export, precompute, sdxl
+from . import checkpoint, export, objective, precompute, sdxl
 from .checkpoint import Resumed
 from .config import ConfigError, TrainConfig
 from .device import Comm
@@ -74,6 +75,7 @@ class Run:
     config: TrainConfig
     comm: Comm
     model: Model
+    objective: Objective
     examples: tuple[Example, ...]
     needed: Needed
     resumed: Resumed | None
@@ -103,6 +105,7 @@ class Run:
 def look(config: TrainConfig, comm: Comm, environ: Mapping[str, str]) -> Run:
     """Looks at model, pictures, checkpoint and folders. Rank 0 has then written config.yaml."""
     model = sdxl.locate(config.model)
+    target = objective.diffusion(model.config("scheduler"))
     listing = examples.from_folder(
         Path(config.data.instance_data_dir).expanduser(),
         caption=config.data.instance_prompt,
@@ -129,6 +132,7 @@ def look(config: TrainConfig, comm: Comm, environ: Mapping[str, str]) -> Run:
         config=config,
         comm=comm,
         model=model,
+        objective=target,
         examples=listing.examples,
         needed=needed,
         resumed=resumed,

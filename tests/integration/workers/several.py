@@ -16,8 +16,6 @@ from pathlib import Path
 
 from mindbooth.ranktable.placement import Placement
 from mindbooth.trainer import __main__ as trainer
-from mindbooth.trainer import report
-from mindbooth.trainer.config import parse
 
 
 def alone(runs: list[list[str]]) -> int:
@@ -55,11 +53,13 @@ def captured(descriptor: int, told: dict[str, str], name: str) -> Iterator[None]
 
 
 def together(runs: list[list[str]]) -> int:
-    report.start()
-    configs = [parse(argv)[0] for argv in runs]
-    from mindbooth.trainer import device, loop
+    trainer.keep_torch_out()
+    from mindbooth.trainer import device, loop, report
+    from mindbooth.trainer.config import parse
     from mindbooth.trainer.stop import StopRequest
 
+    report.start()
+    configs = [parse(argv)[0] for argv in runs]
     comm = device.start(Placement.from_environ(os.environ), target="CPU")
     stop = StopRequest()
     stop.install()

@@ -1,0 +1,266 @@
+"""The fused step on the tiny SDXL: against diffusers and peft on torch, and its invariants."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mindbooth.data.batches import Batch
+
+RANK, RATE = 3, 1e-3
+WEIGHT_DECAY, MAX_GRAD_NORM = 1e-2, 1.0
+
+
+@pytest.fixture(scope="module")
+def batches() -> list[Batch]:
+    """Two samples each, with weights that differ."""
+    return [random_batch(seed) for seed in range(5)]
+
+
+def random_batch(seed: int) -> Batch:
+    generator = np.random.default_rng(seed)
+
+    def normal(*shape: int) -> np.ndarray:
+        return generator.standard_normal(shape).astype(np.float32)
+
+    return Batch(
+        samples=(2 * seed, 2 * seed + 1),
+        noisy=normal(2, 4, 16, 16),
+        timesteps=generator.integers(0, 1000, 2).astype(np.float32),
+        target=normal(2, 4, 16, 16),
+        weight=np.array([1.0, 0.25], np.float32),
+        prompt_embeds=normal(2, 32, 64),
+        pooled=normal(2, 32).astype(np.float16),
+        time_ids=np.array([[32, 48, 0, 7, 32, 32], [32, 32, 0, 0, 32, 32]], np.float32),
+    )
+
+
+def one(batch: Batch, i: int) -> Batch:
+    """One sample of a batch."""
+    cut = {f.name: getattr(batch, f.name)[i : i + 1] for f in fields(batch)}
+    return replace(batch, **cut)
+
+
+def load_unet(folder: Path, dtype: str = "no") -> Any:
+    from mindbooth.trainer import sdxl
+    from mindbooth.trainer.config import ModelConfig
+
+    model = sdxl.locate(ModelConfig(pretrained_model_name_or_path=str(folder)))
+    return sdxl.load_unet(model, sdxl.DTYPES[dtype])
+
+
+def make_step(
+    folder: Path,
+    comm: Any,
+    *,
+    mode: str = "pynative",
+    wire: str = "fp32",
+    dtype: str = "no",
+    accumulation: int = 1,
+    scale: float = 1024.0,
+    nonzero: bool = False,
+) -> Any:
+    """A step with everything it needs. nonzero: B does not start at 0."""
+    from mindbooth.trainer import lora, sdxl
+    from mindbooth.trainer.optimizer import AdamW
+    from mindbooth.trainer.step import LIMIT, LossScale, Step
+
+    unet = load_unet(folder, dtype)
+    lora.inject(unet, rank=RANK)
+    adapter = lora.Adapter({"unet": unet}, seed=5)
+    if nonzero:
+        adapter.load(np.random.default_rng(1).standard_normal(adapter.size) * 0.2)
+    optimizer = AdamW(
+        adapter.master, betas=(0.9, 0.999), epsilon=1e-8, weight_decay=WEIGHT_DECAY,
+        max_grad_norm=MAX_GRAD_NORM, limit=LIMIT[wire],
+    )  # fmt: skip
+    return Step(
+        unet, adapter, optimizer, comm, accumulation=accumulation, dtype=sdxl.DTYPES[dtype],
+        wire=wire, mode=mode, scale=LossScale(scale),
+    )  # fmt: skip
+
+
+def gradients(step: Any, batch: Batch) -> tuple[dict[str, np.ndarray], float]:
+    """Unscaled gradients by the adapter's names, and the loss."""
+    from mindspore import Tensor
+
+    names = ("noisy", "timesteps", "target", "weight", "prompt_embeds", "pooled", "time_ids")
+    flat = step.forward(*(Tensor(getattr(batch, n)) for n in names), Tensor(np.float32(64.0)))
+    flat = flat.asnumpy()
+    found = {
+        p.name: flat[p.offset : p.offset + p.size].reshape(p.shape) / 64.0
+        for p in step.adapter.pieces
+    }
+    return found, float(flat[-1])
+
+
+def update(step: Any, batches: Sequence[Batch], number: int = 0) -> Any:
+    return step(number, RATE, list(batches), stop=False)
+
+
+@pytest.fixture(scope="module", params=["fresh", "B not 0"])
+def compared(
+    request: pytest.FixtureRequest, cpu: Any, torch_side: Any, tiny_pipeline: Path,
+    batches: list[Batch],
+) -> dict[str, Any]:  # fmt: skip
+    """One update by us and by torch."""
+    step = make_step(tiny_pipeline, cpu, nonzero=request.param == "B not 0")
+    start = {name: array.copy() for name, array in step.adapter.arrays().items()}
+    found, loss = gradients(step, batches[0])
+    from mindbooth.trainer import lora
+
+    theirs = torch_side(
+        "update",
+        {f.name: getattr(batches[0], f.name) for f in fields(Batch) if f.name != "samples"}
+        | {f"adapter {name.removeprefix('unet.')}": array for name, array in start.items()},
+        folder=str(tiny_pipeline),
+        rank=RANK,
+        targets=list(lora.UNET_TARGETS),
+        rate=RATE,
+        weight_decay=WEIGHT_DECAY,
+        max_grad_norm=MAX_GRAD_NORM,
+    )
+    result = update(step, batches[:1])
+    updated = step.adapter.arrays()
+    return {
+        "start": start, "gradients": found, "loss": loss, "result": result, "updated": updated,
+        "torch": theirs,
+    }  # fmt: skip
+
+
+def test_loss_and_norm_are_those_of_torch(compared: dict[str, Any]) -> None:
+    result, theirs = compared["result"], compared["torch"]
+    assert result.applied
+    assert result.loss == pytest.approx(theirs["loss"], rel=1e-5)
+    assert result.grad_norm == pytest.approx(theirs["grad_norm"], rel=1e-4)
+    assert result.grad_norm > 0
+
+
+def test_every_gradient_is_that_of_torch(compared: dict[str, Any]) -> None:
+    for name, ours in compared["gradients"].items():
+        theirs = compared["torch"][f"gradient {name.removeprefix('unet.')}"]
+        assert np.linalg.norm(ours - theirs) <= 1e-4 * np.linalg.norm(theirs), name
+
+
+def test_the_updated_adapter_is_that_of_torch(compared: dict[str, Any]) -> None:
+    ours, theirs, start = (
+        np.concatenate([tensor.ravel() for tensor in tensors])
+        for tensors in (
+            compared["updated"].values(),
+            [compared["torch"][f"updated {n.removeprefix('unet.')}"] for n in compared["updated"]],
+            compared["start"].values(),
+        )
+    )
+    assert np.linalg.norm(ours - theirs) <= 1e-4 * np.linalg.norm(theirs - start)
+
+
+def test_the_loss_passes_an_fp32_wire_exactly(compared: dict[str, Any]) -> None:
+    assert compared["result"].loss == compared["loss"]
+
+
+def test_a_fresh_adapter_changes_no_output_bit(
+    cpu: Any, tiny_pipeline: Path, batches: list[Batch]
+) -> None:
+    from mindbooth.trainer import lora
+
+    unet = load_unet(tiny_pipeline)
+    before = call(unet, batches[0])
+    lora.inject(unet, rank=RANK)
+    lora.Adapter({"unet": unet}, seed=5)
+    assert np.array_equal(call(unet, batches[0]), before)
+
+
+def call(unet: Any, batch: Batch) -> np.ndarray:
+    from mindspore import Tensor
+
+    conditions = {"text_embeds": Tensor(batch.pooled), "time_ids": Tensor(batch.time_ids)}
+    return np.asarray(
+        unet(
+            Tensor(batch.noisy),
+            Tensor(batch.timesteps),
+            Tensor(batch.prompt_embeds),
+            added_cond_kwargs=conditions,
+            return_dict=False,
+        )[0].asnumpy()
+    )
+
+
+def test_updates_change_every_a_and_b_and_nothing_else(
+    cpu: Any, tiny_pipeline: Path, batches: list[Batch]
+) -> None:
+    step = make_step(tiny_pipeline, cpu)
+
+    def values() -> dict[str, np.ndarray]:
+        parameters = step.forward.unet.parameters_and_names()
+        return {name: parameter.asnumpy().copy() for name, parameter in parameters}
+
+    before, output = values(), call(step.forward.unet, batches[0])
+    for number in range(2):
+        assert update(step, batches[:1], number).applied
+    after = values()
+    changed = {name for name in before if not np.array_equal(before[name], after[name])}
+    assert changed == {name for name in before if "lora_" in name}
+    assert len(changed) == len(step.adapter.pieces)
+    assert not np.array_equal(call(step.forward.unet, batches[0]), output)
+    ours = {n.removeprefix("unet."): a for n, a in step.adapter.arrays().items()}
+    for name in changed:
+        assert np.array_equal(after[name], ours[name.replace(".default.", ".")])
+
+
+@pytest.mark.parametrize("wire", ["fp32", "fp16"])
+def test_two_micro_batches_of_one_are_one_of_two(
+    cpu: Any, tiny_pipeline: Path, batches: list[Batch], wire: str
+) -> None:
+    whole = make_step(tiny_pipeline, cpu, wire=wire, nonzero=True)
+    split = make_step(tiny_pipeline, cpu, wire=wire, nonzero=True, accumulation=2)
+    start = whole.adapter.master.asnumpy().copy()
+    for number in range(2):
+        a = update(whole, [batches[number]], number)
+        b = update(split, [one(batches[number], 0), one(batches[number], 1)], number)
+        assert a.loss == pytest.approx(b.loss, rel=1e-6 if wire == "fp32" else 1e-3)
+    ours, theirs = split.adapter.master.asnumpy(), whole.adapter.master.asnumpy()
+    limit = {"fp32": 1e-4, "fp16": 2e-3}[wire]
+    assert np.linalg.norm(ours - theirs) <= limit * np.linalg.norm(theirs - start)
+
+
+def test_an_overflow_is_applied_nowhere_and_halves_the_scale(
+    cpu: Any, tiny_pipeline: Path, batches: list[Batch]
+) -> None:
+    step = make_step(tiny_pipeline, cpu, wire="fp16", scale=2.0**24)
+    start = step.adapter.master.asnumpy().copy()
+    scales = []
+    while not (result := update(step, batches[:1])).applied:
+        scales.append(result.scale)
+        assert np.array_equal(step.adapter.master.asnumpy(), start)
+    assert scales == [2.0 ** (24 - i) for i in range(len(scales))]
+    assert scales
+    assert result.scale == scales[-1] / 2
+    assert not np.array_equal(step.adapter.master.asnumpy(), start)
+
+
+def test_a_stop_request_comes_out_of_the_update(
+    cpu: Any, tiny_pipeline: Path, batches: list[Batch]
+) -> None:
+    step = make_step(tiny_pipeline, cpu)
+    assert [step(u, RATE, batches[:1], stop=bool(u)).stop for u in (0, 1)] == [False, True]
+
+
+@pytest.mark.parametrize("dtype", ["no", "fp16"])
+def test_graph_mode_trains_as_pynative_does(
+    cpu: Any, tiny_pipeline: Path, batches: list[Batch], dtype: str
+) -> None:
+    masters = []
+    for mode in ("pynative", "pynative"):
+        step = make_step(tiny_pipeline, cpu, mode=mode, dtype=dtype)
+        start = step.adapter.master.asnumpy().copy()
+        for number, batch in enumerate(batches):
+            assert update(step, [batch], number).applied
+        masters.append(step.adapter.master.asnumpy())
+    ours, theirs = masters
+    limit = {"no": 1e-4, "fp16": 3e-2}[dtype]
+    assert np.linalg.norm(ours - theirs) <= limit * np.linalg.norm(theirs - start)
