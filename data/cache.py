@@ -26,13 +26,14 @@ from numpy.typing import NDArray
 
 from . import entry
 from .atomic import replace_file
-from .errors import DataError
+from .errors import DataError, RankFailed, RankStopped
 
 SUFFIX = ".safetensors"
 DAMAGED_SUFFIX = ".damaged"
 _KEY = re.compile(r"[0-9a-f]{64}")
 _OUR_LIMITS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # say nothing about the file
 _OTHER_FOLDER = "or choose another folder with --latent_cache_dir"
+GAVE_UP = {error.__name__: error for error in (DataError, RankFailed, RankStopped)}
 _log = logging.getLogger(__name__)
 
 
@@ -113,8 +114,10 @@ class Store:
         self._verified[key] = state
         return tensors
 
-    def mark_failed(self, run_token: str, message: str) -> None:
+    def mark_failed(self, run_token: str, message: str, *, error: type = DataError) -> None:
         """Tell those who wait in the same run that this rank gave up; the first one counts.
+
+        They raise `error`, one of GAVE_UP, with the message.
 
         `run_token` must differ between jobs and between attempts of one job. Never raises: the
         failure that is being told is the one that matters.
@@ -122,20 +125,21 @@ class Store:
         marker = self._marker(run_token)
         try:
             if not marker.exists():
-                replace_file(marker, message.encode())
+                replace_file(marker, f"{error.__name__}\n{message}".encode())
         except OSError as err:
             # On a full disk an empty file can often still be made, and says enough to stop waiting.
             with suppress(OSError):
                 marker.touch()
             _log.warning("%s: the failure could not be told to other ranks (%s)", self.root, err)
 
-    def failure(self, run_token: str) -> str | None:
-        """What `mark_failed` told in this run, or None."""
+    def check(self, run_token: str) -> None:
+        """Raise what `mark_failed` told in this run, if it told anything."""
         try:
-            message = self._marker(run_token).read_text(encoding="utf-8", errors="replace")
+            told = self._marker(run_token).read_text(encoding="utf-8", errors="replace")
         except OSError:
-            return None
-        return message or "another rank failed while it filled the cache; its own log says why"
+            return
+        name, _, message = told.partition("\n")
+        raise GAVE_UP.get(name, RankFailed)(message or "its own log says why")
 
     def wait(
         self,
@@ -145,7 +149,7 @@ class Store:
         on_progress: Callable[[int, int], None] = lambda present, total: None,
         poll_seconds: float = 0.2,
     ) -> None:
-        """Return when every key has an entry; raise DataError as soon as a rank of the run failed.
+        """Return when every key has an entry; raise as `check` as soon as a rank of the run failed.
 
         `on_progress(present, total)` is called at every look, also without progress: a caller that
         has been asked to stop raises from there.
@@ -154,9 +158,7 @@ class Store:
         total = len(pending)
         while pending := self.missing(pending):
             on_progress(total - len(pending), total)
-            message = self.failure(run_token)
-            if message is not None:
-                raise DataError(message)
+            self.check(run_token)
             time.sleep(poll_seconds)
         on_progress(total, total)
 

@@ -8,6 +8,7 @@ import hashlib
 import os
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from .atomic import replace_file
@@ -17,19 +18,27 @@ POLL_SECONDS = 0.05
 
 
 class Meeting:
-    """The ranks of one run. `run_token` must differ between jobs and attempts, and be equal on all
-    ranks of one; `root` is a folder that all of them see."""
+    """The ranks of one run.
 
-    def __init__(self, root: Path, *, run_token: str, rank: int, size: int) -> None:
+    run_token: differs between jobs and attempts, and is equal on all ranks of one. root: a folder
+    that all of them see. check: raises when a rank of the run has given up.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        run_token: str,
+        rank: int,
+        size: int,
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
         name = hashlib.sha256(run_token.encode()).hexdigest()[:32]
         self._folder = root / "meetings" / name
-        self._rank, self._size = rank, size
+        self._rank, self._size, self._check = rank, size, check
 
     def at(self, name: str) -> None:
-        """Returns when all ranks have come to the point of this name; each name once a run.
-
-        Whoever waits here is ended by the launcher if another rank fails on its way.
-        """
+        """Returns when all ranks have come to the point of this name; each name once a run."""
         if self._size == 1:
             return
         folder = self._folder / name
@@ -37,6 +46,7 @@ class Meeting:
             replace_file(folder / str(self._rank), b"")
             # The folder is listed: network file systems may remember that a name was missing.
             while sum(mark.isdecimal() for mark in os.listdir(folder)) < self._size:
+                self._check()
                 time.sleep(POLL_SECONDS)
         except FileNotFoundError:
             return  # the others have met, and rank 0 has already cleared up
@@ -47,5 +57,6 @@ class Meeting:
             ) from err
 
     def over(self) -> None:
-        """Clears up; called by rank 0 after the last meeting."""
-        shutil.rmtree(self._folder, ignore_errors=True)
+        """Clears up after the last meeting; rank 0 does."""
+        if self._rank == 0:
+            shutil.rmtree(self._folder, ignore_errors=True)

@@ -57,6 +57,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (LaunchError, RankTableError) as err:
         print(f"mindbooth: error: {err}", file=sys.stderr)
         return 2
+    except PermissionError as err:
+        print(f"mindbooth: error: {err.filename}: {err.strerror}.", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         return 130
 

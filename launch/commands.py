@@ -11,6 +11,7 @@ import socket
 import sys
 import zlib
 from collections.abc import Mapping, Sequence
+from io import TextIOWrapper
 from pathlib import Path
 
 from mindbooth.ranktable import discover
@@ -56,6 +57,9 @@ def launch(argv: Sequence[str], program: tuple[str, ...] = TRAINER) -> int:
     folders.publish(final.launch_dir / PLAN, show.as_json(final))
     folders.publish(final.table.path, final.table.text)
 
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # a log may hold what this terminal can't show
+            stream.reconfigure(errors="replace")
     terminal = Terminal(out=sys.stdout, err=sys.stderr)
     for line in (show.headline(final), f"logs in {final.attempt_dir}", *final.notes):
         terminal.show(f"mindbooth: {line}")
@@ -90,8 +94,11 @@ def _machine() -> Machine:
 def _folders(config: LaunchConfig) -> tuple[Path, Path]:
     """Name the output folder and the folder of the attempts, both absolute."""
     flags = config.training_flags
-    output_dir = Path.cwd() / options.output_dir(flags, _yaml(options.config_file(flags)))
-    log_dir = output_dir / "launch" if config.log_dir is None else Path.cwd() / config.log_dir
+    asked = options.output_dir(flags, _yaml(options.config_file(flags)))
+    output_dir = Path.cwd() / asked.expanduser()
+    log_dir = output_dir / "launch"
+    if config.log_dir is not None:
+        log_dir = Path.cwd() / config.log_dir.expanduser()
     return output_dir, log_dir
 
 
@@ -101,7 +108,7 @@ def _yaml(path: Path | None) -> Mapping[str, object]:
     import yaml
 
     try:
-        content = yaml.safe_load(path.read_text())
+        content = yaml.safe_load(path.expanduser().read_text(encoding="utf-8")) or {}
     except OSError as err:
         raise LaunchError(f"--config {path}: cannot be read ({err.strerror}).") from err
     except (yaml.YAMLError, UnicodeDecodeError) as err:

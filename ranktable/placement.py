@@ -1,7 +1,7 @@
 """A worker's own place in the job, read from the environment that msrun gives it.
 
-Called once, by the trainer's `main()`, before the process group is joined. Trap: msrun's scheduler
-is a process that runs the same command with RANK_ID=0; only `role` tells it from the real rank 0.
+The trainer asks before it joins the process group, the launcher of each process. Trap: msrun's
+scheduler is a process that runs the same command with RANK_ID=0; only `role` tells it from rank 0.
 """
 
 from __future__ import annotations

@@ -10,11 +10,18 @@ import errno
 import logging
 import os
 import sys
+import time
 from collections.abc import Sequence
 
-from mindbooth.data.errors import DataError
+from mindbooth.data.errors import DataError, RankFailed, RankStopped
 from mindbooth.ranktable.placement import Placement
 from mindbooth.ranktable.topology import RankTableError
+
+from .stop import STATUS, StopRequest
+
+log = logging.getLogger("mindbooth.trainer")
+
+SECONDS_FOR_THE_CAUSE = 10.0
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "mindbooth train") -> int:
@@ -24,11 +31,18 @@ def main(argv: Sequence[str] | None = None, prog: str = "mindbooth train") -> in
     from .config import ConfigError
 
     report.start()
+    stop = StopRequest()
     try:
-        return _run(sys.argv[1:] if argv is None else argv, prog)
+        return _run(sys.argv[1:] if argv is None else argv, prog, stop)
     except (ConfigError, DataError, RankTableError) as err:
         print(f"mindbooth: error: {err}", file=sys.stderr, flush=True)
-        return 2
+        return 1 if stop.began else 2
+    except RankStopped:
+        return STATUS
+    except RankFailed as err:
+        time.sleep(SECONDS_FOR_THE_CAUSE)  # so that the rank that failed is seen to end first
+        print(f"mindbooth: error: another rank failed: {err}", file=sys.stderr, flush=True)
+        return 1
     except OSError as err:
         if err.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
@@ -41,13 +55,16 @@ def main(argv: Sequence[str] | None = None, prog: str = "mindbooth train") -> in
 
 
 def keep_torch_out() -> None:
-    """transformers would load torch where that is installed (4 s), and complain where it is not."""
+    """transformers would load torch where that is installed (4 s), and complain where it is not.
+
+    It can only be told by the environment, before it is imported: nothing else here writes that.
+    """
     os.environ.setdefault("USE_TORCH", "0")
     for package in ("TRANSFORMERS", "DIFFUSERS"):  # mindone puts the second in the first's place
         os.environ.setdefault(f"{package}_NO_ADVISORY_WARNINGS", "1")
 
 
-def _run(argv: Sequence[str], prog: str) -> int:
+def _run(argv: Sequence[str], prog: str, stop: StopRequest) -> int:
     from .config import ConfigError, parse
 
     config, warnings = parse(argv, prog)
@@ -56,15 +73,14 @@ def _run(argv: Sequence[str], prog: str) -> int:
         raise ConfigError("--distributed needs msrun around it, or use mindbooth launch.")
     if config.run.debug and place.world_size > 1:
         raise ConfigError("--debug is for one process: mindbooth train --debug.")
-    for warning in warnings:
-        logging.getLogger("mindbooth").warning("%s", warning)
 
     from . import device, loop
-    from .stop import StopRequest
 
     comm = device.start(place, target=config.run.device_target, debug=config.run.debug)
-    stop = StopRequest()
     stop.install()
+    if comm.rank == 0:
+        for warning in warnings:
+            log.warning("%s", warning)
     return loop.train(config, comm, stop, os.environ)
 
 

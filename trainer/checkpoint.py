@@ -67,10 +67,18 @@ class Resumed:
 
 
 def resumable(asked: str | None, folder: Path) -> Resumed | None:
-    """The checkpoint to go on from, read; None if none is asked for, or "latest" finds none."""
-    path = find(asked, folder) if asked else None
+    """The checkpoint to go on from, read; None if none is asked for, or "latest" finds none.
+
+    Raises ConfigError too where a new run would mix its checkpoints with those of an earlier one.
+    """
+    path = find(asked or "latest", folder)
     if path is None:
         return None
+    if asked is None:
+        raise ConfigError(
+            f"--output_dir {folder} holds {path.name} of an earlier run: go on from it with "
+            "--resume_from_checkpoint latest, or give another folder."
+        )
     state, vectors = load(path)
     return Resumed(path=path, state=state, vectors=vectors)
 
@@ -86,7 +94,6 @@ def restore(resumed: Resumed, adapter: Adapter, step: Step) -> int:
     adapter.load(resumed.vectors["master"])
     step.optimizer.load(resumed.vectors["m"], resumed.vectors["v"])
     step.scale.value, step.scale.sound = state.loss_scale, state.sound_updates
-    log.info("Going on from %s, after update %d.", resumed.path, state.update)
     return state.update
 
 
@@ -139,7 +146,8 @@ def find(asked: str, folder: Path) -> Path | None:
     if asked == "latest":
         complete = [path for path in folder.glob("checkpoint-*") if _complete(path)]
         return max(complete, key=_number, default=None)
-    path = Path(asked) if Path(asked).is_dir() else folder / asked
+    path = Path(asked).expanduser()
+    path = path if path.is_dir() else folder / asked
     if not _complete(path):
         raise ConfigError(
             f"--resume_from_checkpoint {asked}: there is no complete checkpoint. Give the path of "

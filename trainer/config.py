@@ -1,7 +1,7 @@
 """The training options: declared once, as dataclasses, from which the command line is derived.
 
 Names and defaults are those of the well-known train_dreambooth_lora_sdxl.py; options of our own
-stand in `RunConfig`. `parse()` is pure: it reads the arguments and, for --config, one YAML file.
+stand in `RunConfig`. `parse()` reads the arguments and, for --config, one YAML file.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from transformers import HfArgumentParser
 
 from mindbooth.data import stream
 
-from .optimizer import SCHEDULES
+from .rates import SCHEDULES
 
 
 class ConfigError(ValueError):
@@ -64,7 +64,9 @@ class DataConfig:
         'The caption of these pictures, with a rare word, e.g. "a photo of sks dog".'
     )
     resolution: int = _option(1024, "Pictures are resized and cropped to this many pixels square.")
-    center_crop: bool = _option(False, "Crop from the centre instead of from a random place.")
+    center_crop: bool = _option(
+        False, "Crop from the centre, not from a place drawn for each picture."
+    )
     random_flip: bool = _option(False, "Flip half of the samples left to right.")
     image_interpolation_mode: Literal[
         "lanczos", "bicubic", "bilinear", "box", "hamming", "nearest"
@@ -272,9 +274,9 @@ def parse(argv: Sequence[str], prog: str = "mindbooth train") -> tuple[TrainConf
     """The options in `argv`, and the warnings that go with them. Raises ConfigError."""
     asked = parser(prog)
     known = {name for action in asked._actions for name in action.option_strings}
-    argv = _from_file(argv, known) + list(argv)
-    argv, warnings = _drop_without_effect(argv)
-    _same_rank(argv)
+    given, warnings = _drop_without_effect(argv)
+    _same_rank(given)
+    argv = [*_from_file(given, known), *given]
     *groups, rest = asked.parse_args_into_dataclasses(
         argv, return_remaining_strings=True, look_for_args_file=False
     )
@@ -301,22 +303,22 @@ def _from_file(argv: Sequence[str], known: set[str]) -> list[str]:
     if path is None:
         return []
     try:
-        found = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
-    except OSError as err:
-        raise ConfigError(f"--config {path} can't be read: {err.strerror}.") from err
+        found = yaml.safe_load(Path(path).expanduser().read_text(encoding="utf-8")) or {}
+    except (OSError, UnicodeDecodeError) as err:
+        raise ConfigError(f"--config {path} can't be read: {err}.") from err
     except yaml.YAMLError as err:
         raise ConfigError(f"--config {path} is no YAML: {' '.join(str(err).split())}") from err
     if not isinstance(found, dict):
         raise ConfigError(f"--config {path} holds no options by name.")
     arguments = []
     for name, value in found.items():
-        if name == "versions" or value is None:
+        if name == "versions" or name in WITHOUT_EFFECT or value is None:
             continue
         if f"--{name}" not in known:
             near = difflib.get_close_matches(f"--{name}", known, 1)
             hint = f" The nearest is {near[0][2:]}." if near else ""
             raise ConfigError(f"--config {path}: there is no option {name}.{hint}")
-        arguments += [f"--{name}", str(value)]
+        arguments.append(f"--{name}={value}")
     return arguments
 
 

@@ -1,6 +1,6 @@
 """The device, the process group, and Comm: the little that a worker asks of the other workers.
 
-`start()` is the only place that sets MindSpore's context and the only one that joins the group.
+`start()` sets the device up and alone joins the group; `mode()` changes between graph and PyNative.
 A single process gets the same Comm with every collective the identity, so that nothing else asks
 whether a run is distributed. `Comm.collectives` counts what really went over the wire.
 """
@@ -12,6 +12,7 @@ import functools
 import importlib
 import io
 import logging
+import threading
 from collections.abc import Iterator
 
 import mindspore as ms
@@ -23,6 +24,9 @@ from mindbooth.ranktable import discover
 from mindbooth.ranktable.placement import Placement
 
 log = logging.getLogger(__name__)
+
+
+_MODE = threading.RLock()  # the mode is the whole process's: one thread at a time may set it
 
 
 class Comm:
@@ -49,10 +53,9 @@ class Comm:
         """The sum over all workers of an array on the host, in fp32."""
         return self.all_reduce(Tensor(np.asarray(values, np.float32))).asnumpy()
 
-    def agree(self, value: int | None) -> int:
+    def agree(self, value: int) -> int:
         """Rank 0's `value` (0 <= value < 2**24, exact in fp32), on every worker."""
-        mine = value if self.rank == 0 and value is not None else 0
-        return int(self.sum(np.array([mine]))[0])
+        return int(self.sum(np.array([value if self.rank == 0 else 0]))[0])
 
 
 @functools.cache  # MindSpore takes these settings once in a process
@@ -92,9 +95,10 @@ def _import_mindone(target: str) -> None:
 @contextlib.contextmanager
 def mode(name: str) -> Iterator[None]:
     """Inside the `with`, cells run in "graph" or "pynative" mode; after it, as before."""
-    before = ms.get_context("mode")
-    ms.set_context(mode=ms.GRAPH_MODE if name == "graph" else ms.PYNATIVE_MODE)
-    try:
-        yield
-    finally:
-        ms.set_context(mode=before)
+    with _MODE:
+        before = ms.get_context("mode")
+        ms.set_context(mode=ms.GRAPH_MODE if name == "graph" else ms.PYNATIVE_MODE)
+        try:
+            yield
+        finally:
+            ms.set_context(mode=before)

@@ -8,7 +8,6 @@ guessing. Everything is written aside and renamed: a reader sees a whole file or
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,12 +20,9 @@ from mindbooth.data.atomic import replace_file
 
 from . import report
 from .config import TrainConfig
-from .lora import Adapter
 
 if TYPE_CHECKING:
     from .run import Run
-
-log = logging.getLogger(__name__)
 
 NAME = "pytorch_lora_weights.safetensors"
 
@@ -42,18 +38,13 @@ def diffusers_names(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return named
 
 
-def results(run: Run, trained: Adapter, picture: str | None) -> None:
-    """What a finished run leaves: the LoRA file and the model card.
-
-    picture: path within the output folder of the last validation pictures.
-    """
-    path = adapter(run.output, trained.arrays(), trained.metadata)
-    card = model_card(
+def card(run: Run, picture: str | None) -> None:
+    """Writes the model card. picture: path within the output folder of the last pictures."""
+    text = model_card(
         run.config, seed=run.seed, updates=run.updates,
         samples_per_update=run.batching.samples_per_update, picture=picture,
     )  # fmt: skip
-    replace_file(run.output / "README.md", card.encode())
-    log.info("The adapter: %s", path)
+    replace_file(run.output / "README.md", text.encode())
 
 
 def adapter(folder: Path, tensors: Mapping[str, np.ndarray],
@@ -93,13 +84,15 @@ def model_card(config: TrainConfig, *, seed: int, updates: int, samples_per_upda
     if picture and config.output.validation_prompt:
         front["widget"] = [{"text": config.output.validation_prompt, "output": {"url": picture}}]
     optim = config.optim
+    local = Path(base_model).expanduser().is_dir()
+    base = f"`{base_model}`" if local else f"[{base_model}](https://huggingface.co/{base_model})"
     shown = f"\n![Pictures of: {config.output.validation_prompt}]({picture})\n" if picture else ""
     vae = config.model.pretrained_vae_model_name_or_path
     body = f"""
 # SDXL LoRA DreamBooth: {prompt}
 
-LoRA weights for [{base_model}](https://huggingface.co/{base_model}), trained with DreamBooth on
-MindSpore by mindbooth. Say `{prompt}` to get the subject.
+LoRA weights for {base}, trained with DreamBooth on MindSpore by mindbooth. Say
+`{prompt}` to get the subject.
 {shown}
 | | |
 |---|---|

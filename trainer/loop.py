@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from mindspore import nn
 
 from mindbooth.data.batches import Batch, Source
+from mindbooth.data.cache import Store
 from mindbooth.data.prefetch import Prefetch
 from mindbooth.data.stream import Stream
 
@@ -21,7 +22,8 @@ from . import run as runs
 from .config import TrainConfig
 from .device import Comm
 from .lora import Adapter
-from .optimizer import AdamW, schedule
+from .optimizer import AdamW
+from .rates import schedule
 from .report import Metrics, Phases, Progress
 from .run import Run
 from .sample import Validation
@@ -33,83 +35,103 @@ log = logging.getLogger(__name__)
 
 def train(config: TrainConfig, comm: Comm, stop: StopRequest, environ: Mapping[str, str]) -> int:
     """Trains an adapter; returns the exit status: 0, or 75 if stopped with a checkpoint."""
+    store, token = runs.place(config, comm, environ)
+    with runs.failures_told(store, token, comm):
+        return _train(config, comm, stop, store, token)
+
+
+def _train(config: TrainConfig, comm: Comm, stop: StopRequest, store: Store, token: str) -> int:
     phases = Phases()
     with phases("look at the input"):
-        run = runs.look(config, comm, environ)
+        run = runs.look(config, comm, store, token)
         meeting = run.meeting()
+        meeting.at("looked")
     with phases("encode"):
-        precompute.fill(run.needed, run.model, run.store, comm, dtype=run.dtype, run=run.token)
+        precompute.fill(run.needed, run.model, store, comm, dtype=run.dtype, run_token=token)
+        run.begin()
     with phases("load the UNet"):
         unet = sdxl.load_unet(run.model, run.dtype)
         lora.inject(unet, rank=config.optim.rank)
         adapter = Adapter({"unet": unet}, seed=run.seed)
         step = _step(run, unet, adapter)
         first = checkpoint.restore(run.resumed, adapter, step) if run.resumed else 0
-    source = _source(run)
+        meeting.at("loaded")
+        _prove_agreement(comm, adapter)
+    source, rate = _source(run), _rate(run)
+    batches_of = _batches(run, source)
     validation = Validation(run, unet, meeting)
+    _tell_start(run, adapter, first)
     if config.run.debug:
         debug.watch(unet)
         debug.show_batch(run, source)
-    _tell_start(run, adapter, first)
-    _prove_agreement(comm, adapter)
-    batches_of, rate = _batches(run, source), _rate(run)
-    with phases("compile" if step.mode == "graph" else "first forward"):
-        step.prepare(batches_of(first)[0])
-        meeting.at("compiled")
 
-    status, done = 0, first
-    with (
-        stop.noted(),
-        Metrics(run.output / "metrics.jsonl", first=first, write=comm.rank == 0) as metrics,
-        Progress("update", run.updates, unit="update", done=first, show=comm.rank == 0) as progress,
-        Prefetch(batches_of, range(first, run.updates)) as feed,
-    ):
-        for update, batches in enumerate(feed, start=first):
-            began = time.perf_counter()
-            with phases("updates"):
-                result, skipped = _settle(step, update, rate(update), batches, stop)
-            done = update + result.applied
-            metrics.write(
-                step=done, loss=result.loss, lr=rate(update), grad_norm=result.grad_norm,
-                loss_scale=result.scale, skipped=skipped, collectives=result.collectives,
-                seconds=round(time.perf_counter() - began, 4),
-            )  # fmt: skip
-            progress.advance(loss=f"{result.loss:.4f}", lr=f"{rate(update):.2e}")
-            if done == run.updates:
-                break
-            if result.stop or done % config.output.checkpointing_steps == 0:
-                with phases("checkpoint"):
-                    checkpoint.save(run, done, adapter, step, meeting)
-            if result.stop:
-                status = STATUS
-                break
-            if validation.due(update, done):
-                with phases("validation pictures"):
-                    validation.make(done)
-    if status == 0:
-        with phases("validation pictures"):
-            picture = validation.make(done)
-        if comm.rank == 0:
-            export.results(run, adapter, picture)
-    elif comm.rank == 0:
-        log.info("Stopped on request after %d updates. To go on, give the same command again with "
-                 "--resume_from_checkpoint latest.", done)  # fmt: skip
-    meeting.at("end")
-    if comm.rank == 0:
-        meeting.over()
+    with stop.noted():
+        with phases("compile" if step.mode == "graph" else "first forward"):
+            step.prepare(batches_of(first)[0])
+            meeting.at("compiled")
+        done, stopped = first, False
+        with (
+            Metrics(run, first) as metrics,
+            Progress("update", run.updates, unit="update", done=first, show=comm.rank == 0) as bar,
+            Prefetch(batches_of, range(first, run.updates)) as feed,
+        ):
+            for update, batches in enumerate(feed, start=first):
+                with phases("updates"):
+                    result, figures = _settle(step, update, rate(update), batches, stop)
+                stopped = result.stop
+                if result.applied:
+                    done = update + 1
+                    metrics.write(step=done, **figures)
+                    bar.advance(loss=f"{result.loss:.4f}", lr=f"{rate(update):.2e}")
+                if stopped or done % config.output.checkpointing_steps == 0:
+                    with phases("checkpoint"):
+                        checkpoint.save(run, done, adapter, step, meeting)
+                if stopped:
+                    break
+                if validation.due(update, done):
+                    with phases("validation pictures"):
+                        validation.make(done)
+        if done == run.updates:
+            _finish(run, adapter, validation, phases, stopped)
+        elif comm.rank == 0:
+            log.info("Stopped on request after %d updates. To go on, give the same command again "
+                     "with --resume_from_checkpoint latest.", done)  # fmt: skip
+        meeting.at("end")
+    meeting.over()
     if config.run.debug:
         print(phases.table(), flush=True)
-    return status
+    return 0 if done == run.updates else STATUS
+
+
+def _finish(run: Run, adapter: Adapter, validation: Validation, phases: Phases,
+            stopped: bool) -> None:  # fmt: skip
+    """The adapter first, so that it is safe; then pictures, unless asked to stop; the card."""
+    if run.comm.rank == 0:
+        path = export.adapter(run.output, adapter.arrays(), adapter.metadata)
+        log.info("The adapter: %s", path)
+    with phases("validation pictures"):
+        picture = None if stopped else validation.make(run.updates)
+    if run.comm.rank == 0:
+        export.card(run, picture)
 
 
 def _settle(step: Step, update: int, rate: float, batches: list[Batch],
-            stop: StopRequest) -> tuple[Result, int]:  # fmt: skip
-    """One update, repeated at half the loss scale as long as it overflows."""
+            stop: StopRequest) -> tuple[Result, dict[str, float]]:  # fmt: skip
+    """One update, repeated at half the loss scale as long as it overflows, and its figures."""
+    began = time.perf_counter()
     skipped = 0
     while True:
         result = step(update, rate, batches, stop=stop.asked)
         if result.applied or result.stop:
-            return result, skipped
+            return result, {
+                "loss": result.loss,
+                "lr": rate,
+                "grad_norm": result.grad_norm,
+                "loss_scale": result.scale,
+                "skipped": skipped,
+                "collectives": result.collectives,
+                "seconds": round(time.perf_counter() - began, 4),
+            }
         skipped += 1
         if step.scale.value < 1:
             samples = [k for batch in batches for k in batch.samples]

@@ -39,7 +39,14 @@ def alphas_cumprod(config: Mapping[str, Any]) -> np.ndarray:
         raise ConfigError(
             f"The model's noise schedule is {kind}; linear and scaled_linear ones can be trained."
         )
-    return np.cumprod(1 - betas)
+    signal = np.cumprod(1 - betas)
+    return _zero_terminal(signal) if config.get("rescale_betas_zero_snr") else signal
+
+
+def _zero_terminal(signal: np.ndarray) -> np.ndarray:
+    """No signal left at the last timestep: algorithm 1 of https://arxiv.org/abs/2305.08891."""
+    root = np.sqrt(signal)
+    return ((root - root[-1]) * root[0] / (root[0] - root[-1])) ** 2
 
 
 def diffusion(config: Mapping[str, Any]) -> Objective:

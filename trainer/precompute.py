@@ -11,6 +11,7 @@ import gc
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import mindspore as ms
@@ -24,7 +25,7 @@ from mindbooth.data.errors import DataError
 from mindbooth.data.examples import Example
 from mindbooth.data.framing import Frame
 
-from . import sdxl
+from . import device, sdxl
 from .config import DataConfig
 from .device import Comm
 from .report import Progress
@@ -37,7 +38,8 @@ log = logging.getLogger(__name__)
 class Picture:
     """One entry of latents to be made: a picture in a frame."""
 
-    example: Example
+    path: Path
+    digest: str
     frame: Frame
     interpolation: str
 
@@ -47,11 +49,13 @@ class Needed:
     """What a run needs from the cache.
 
     items: one an example. pictures: cache key -> what the entry is made of. texts: prompt -> key.
+    remarks: what the user should know about the prompts.
     """
 
     items: tuple[Item, ...]
     pictures: Mapping[str, Picture]
     texts: Mapping[str, str]
+    remarks: tuple[str, ...]
 
     @property
     def keys(self) -> list[str]:
@@ -68,7 +72,8 @@ def plan(examples: Sequence[Example], prompts: Sequence[str], config: DataConfig
     digests = WeightDigests(store.root)
     vae_digest = digests.digest(*model.weights("vae"))
     vae_config = model.config("vae")
-    text_key = _text_key(model, digests, dtype)
+    tokenizers = sdxl.load_tokenizers(model)
+    text_key = _text_key(model, digests, dtype, tokenizers[0].model_max_length)
     pictures: dict[str, Picture] = {}
     texts = {prompt: text_key(prompt) for prompt in prompts}
     frames: dict[Any, tuple[Variant, ...]] = {}
@@ -89,26 +94,21 @@ def plan(examples: Sequence[Example], prompts: Sequence[str], config: DataConfig
         if example.caption not in texts:
             texts[example.caption] = text_key(example.caption)
         items.append(Item(variants=frames[example.image], text=texts[example.caption]))
-    return Needed(items=tuple(items), pictures=pictures, texts=texts)
+    remarks = [_too_long(tokenizers, text) for text in texts]
+    return Needed(
+        items=tuple(items), pictures=pictures, texts=texts, remarks=tuple(filter(None, remarks))
+    )
 
 
 def fill(needed: Needed, model: Model, store: Store, comm: Comm, *, dtype: ms.Type,
-         run: str) -> None:  # fmt: skip
-    """Encodes every `comm.size`-th missing entry, and waits for the others.
-
-    run: a word that tells this run's failures from those of others on the same cache. A failure
-    here is marked there, so that no other rank waits for ever.
-    """
+         run_token: str) -> None:  # fmt: skip
+    """Encodes every `comm.size`-th missing entry, and waits for the others."""
     absent = set(store.missing(needed.keys, verify=True))
     mine = [key for key in needed.keys[comm.rank :: comm.size] if key in absent]
-    try:
-        if mine:
-            store.ensure_writable()
-            _encode(mine, needed, model, store, dtype)
-    except Exception as err:
-        store.mark_failed(run, str(err))
-        raise
-    store.wait(sorted(absent), run_token=run)
+    if mine:
+        store.ensure_writable()
+        _encode(mine, needed, model, store, dtype)
+    store.wait(sorted(absent), run_token=run_token)
     made = int(comm.sum(np.array([len(mine)]))[0])
     if comm.rank == 0:
         _tell(made, len(needed.keys), store)
@@ -122,10 +122,14 @@ def _tell(made: int, total: int, store: Store) -> None:
 
 
 def repairer(needed: Needed, model: Model, store: Store, dtype: ms.Type) -> Callable[[str], None]:
-    """Encodes one entry again, for one that was damaged or removed while training."""
+    """Encodes one entry again, for one that was damaged or removed while training.
+
+    Called in the thread that prepares batches, so it waits until no graph is running.
+    """
 
     def again(key: str) -> None:
-        _encode([key], needed, model, store, dtype)
+        with device.mode("pynative"):
+            _encode([key], needed, model, store, dtype)
 
     return again
 
@@ -154,10 +158,12 @@ def _picture_maker(needed: Needed, model: Model, store: Store) -> Callable[[str]
 
     def make(key: str) -> None:
         picture = needed.pictures[key]
-        path = picture.example.image
+        path = picture.path
         pixels = images.render(
             images.load(path), picture.frame, interpolation=picture.interpolation
         )
+        if image_digest(path) != picture.digest:
+            raise DataError(f"the picture {path} was changed during the run: start again")
         entry = sdxl.moments(vae, pixels)
         if not all(np.isfinite(tensor).all() for tensor in entry.values()):
             raise DataError(
@@ -198,30 +204,37 @@ def _variant(example: Example, digest: str, frame: Frame, config: DataConfig, va
             dtype="fp32",
         )
     )
-    pictures[key] = Picture(example=example, frame=frame, interpolation=interpolation)
+    pictures[key] = Picture(
+        path=example.image, digest=digest, frame=frame, interpolation=interpolation
+    )
     return Variant(latents=key, time_ids=frame.time_ids)
 
 
-def _text_key(model: Model, digests: WeightDigests, dtype: ms.Type) -> Callable[[str], str]:
+def _too_long(tokenizers: Sequence[Any], prompt: str) -> str | None:
+    cuts = [sdxl.too_long(tokenizer, prompt) for tokenizer in tokenizers]
+    cut = max(filter(None, cuts), key=len, default=None)
+    return cut and (
+        f"the prompt is longer than the {tokenizers[0].model_max_length} tokens that the model "
+        f"takes; this is cut off: {cut!r}"
+    )
+
+
+def _text_key(
+    model: Model, digests: WeightDigests, dtype: ms.Type, max_length: int
+) -> Callable[[str], str]:
     encoders = [
         digests.digest(*model.weights(part), model.folder / part / "config.json")
         for part in ("text_encoder", "text_encoder_2")
     ]
     vocabularies = [digests.digest(model.folder / part) for part in ("tokenizer", "tokenizer_2")]
-    tokenizers = sdxl.load_tokenizers(model)
 
     def key(prompt: str) -> str:
-        for cut in {sdxl.too_long(tokenizer, prompt) for tokenizer in tokenizers} - {None}:
-            log.warning(
-                "The prompt is longer than the %d tokens that the model takes; this is cut off: %r",
-                tokenizers[0].model_max_length, cut,
-            )  # fmt: skip
         return recipes.key(
             recipes.text_recipe(
                 prompt=prompt,
                 tokenizer_digests=vocabularies,
                 encoder_digests=encoders,
-                max_length=tokenizers[0].model_max_length,
+                max_length=max_length,
                 dtype=sdxl.NAMES[dtype],
             )
         )

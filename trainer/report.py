@@ -16,22 +16,27 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
+
+from mindbooth.data.atomic import replace_file
+
+if TYPE_CHECKING:
+    from .run import Run
 
 log = logging.getLogger(__name__)
 
 PACKAGES = ("mindbooth", "mindspore", "mindone", "transformers", "numpy")
 SECONDS_BETWEEN_LINES = 5.0
+LEAST = 128
 
 
-def start(*, quiet: bool = False) -> None:
+def start() -> None:
     """Sets logging up: our own lines from INFO on, other packages' from ERROR on."""
     logging.basicConfig(level=logging.ERROR, format="%(levelname)s %(message)s", stream=sys.stderr)
-    logging.getLogger("mindbooth").setLevel(logging.WARNING if quiet else logging.INFO)
+    logging.getLogger("mindbooth").setLevel(logging.INFO)
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=UserWarning, module="mindspore")
 
@@ -93,19 +98,18 @@ class Progress:
 class Metrics:
     """metrics.jsonl: one line an update. A resumed run continues it at its own first update."""
 
-    def __init__(self, path: Path, *, first: int, write: bool) -> None:
+    def __init__(self, run: Run, first: int) -> None:
         self._file = None
-        if not write:
+        if run.comm.rank != 0:
             return
-        kept = []
+        path = run.output / "metrics.jsonl"
+        kept = b""
         if first and path.exists():
-            for line in path.read_text(encoding="utf-8").splitlines():
+            for line in path.read_bytes().splitlines(keepends=True):
                 with contextlib.suppress(ValueError, KeyError):
-                    if json.loads(line)["step"] <= first:
-                        kept.append(line + "\n")
-        self._file = path.open("w", encoding="utf-8")
-        self._file.writelines(kept)
-        self._file.flush()
+                    kept += line if json.loads(line)["step"] <= first else b""
+        replace_file(path, kept)
+        self._file = path.open("a", encoding="utf-8")
 
     def write(self, **figures: Any) -> None:
         """Adds a line, and makes it visible to whoever follows the file."""
@@ -148,14 +152,14 @@ class Phases:
 
 
 def grid(rows: Sequence[Sequence[Image.Image]], labels: Sequence[str], *, title: str = "",
-         columns: Sequence[str] = (), least: int = 128) -> Image.Image:  # fmt: skip
+         columns: Sequence[str] = ()) -> Image.Image:  # fmt: skip
     """Rows of pictures of one size, each with its label above it, in one picture.
 
-    columns: headings above the columns. Pictures smaller than `least` pixels are enlarged by a
+    columns: headings above the columns. Pictures smaller than LEAST pixels are enlarged by a
     whole factor, so that single pixels stay visible.
     """
     width, height = rows[0][0].size
-    zoom = max(1, -(-least // min(width, height)))
+    zoom = max(1, -(-LEAST // min(width, height)))
     cell = (width * zoom, height * zoom)
     gap, line = 6, 18 if cell[0] < 512 else 30
     font = ImageFont.load_default(size=line - 5)

@@ -1,17 +1,17 @@
-"""What a run is: found out and checked before anything large is loaded. `look()` is called by loop.
+"""What a run is: found out and checked before anything large is loaded.
 
-All ranks come to the same `Run`, each by itself: the one thing that is communicated is a drawn
-seed. Errors here are the user's to put right (ConfigError, DataError) and leave nothing behind.
+All ranks come to the same `Run`, each by itself; only drawn numbers are communicated. Errors here
+are the user's to put right (ConfigError, DataError) and leave nothing behind.
 u counts updates from 0; G is the number of samples of an update, over all ranks.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
-import os
 import secrets
-import time
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,7 @@ import mindspore as ms
 from mindbooth.data import examples, stream
 from mindbooth.data.batches import Objective
 from mindbooth.data.cache import Store, default_root
+from mindbooth.data.errors import DataError, RankFailed, RankStopped
 from mindbooth.data.examples import Example
 from mindbooth.data.meeting import Meeting
 
@@ -98,25 +99,59 @@ class Run:
     def meeting(self) -> Meeting:
         """Where its ranks wait for one another."""
         return Meeting(
-            self.store.root, run_token=self.token, rank=self.comm.rank, size=self.comm.size
+            self.store.root,
+            run_token=self.token,
+            rank=self.comm.rank,
+            size=self.comm.size,
+            check=lambda: self.store.check(self.token),
         )
 
+    def begin(self) -> None:
+        """Rank 0 makes the output folder and writes config.yaml."""
+        if self.comm.rank == 0:
+            self.output.mkdir(parents=True, exist_ok=True)
+            export.config_file(self.output / "config.yaml", self.config, self.seed)
 
-def look(config: TrainConfig, comm: Comm, environ: Mapping[str, str]) -> Run:
-    """Looks at model, pictures, checkpoint and folders. Rank 0 has then written config.yaml."""
+
+def place(config: TrainConfig, comm: Comm, environ: Mapping[str, str]) -> tuple[Store, str]:
+    """The cache, and the token that tells this attempt from others that use it.
+
+    The launcher's job token is the same for all ranks; the drawn number makes it new under msrun
+    alone, too.
+    """
+    given = config.data.latent_cache_dir
+    store = Store(Path(given).expanduser() if given else default_root(environ))
+    return store, f"{environ.get('MINDBOOTH_JOB', '')} {comm.agree(secrets.randbelow(2**24))}"
+
+
+@contextlib.contextmanager
+def failures_told(store: Store, token: str, comm: Comm) -> Iterator[None]:
+    """A rank that gives up inside is noticed by those who wait for it."""
+    try:
+        yield
+    except BaseException as err:
+        kind: type[Exception] = RankFailed
+        if isinstance(err, (ConfigError, DataError)):
+            kind = DataError
+        elif isinstance(err, SystemExit):
+            kind = RankStopped
+        if comm.size > 1:
+            store.mark_failed(token, str(err), error=kind)
+        raise
+
+
+def look(config: TrainConfig, comm: Comm, store: Store, token: str) -> Run:
+    """Looks at model, pictures, checkpoint and output folder, and leaves no trace of that."""
     model = sdxl.locate(config.model)
-    target = objective.diffusion(model.config("scheduler"))
+    aim = objective.diffusion(model.config("scheduler"))
     listing = examples.from_folder(
         Path(config.data.instance_data_dir).expanduser(),
         caption=config.data.instance_prompt,
         repeats=config.data.repeats,
     )
-    if listing.remark:
-        log.warning("%s", listing.remark)
     output = Path(config.output.output_dir).expanduser()
     resumed = checkpoint.resumable(config.output.resume_from_checkpoint, output)
     batching = _batching(config, comm, len(listing.examples), resumed)
-    store = _store(config, environ)
     needed = precompute.plan(
         listing.examples,
         _validation_prompts(config, model),
@@ -125,23 +160,31 @@ def look(config: TrainConfig, comm: Comm, environ: Mapping[str, str]) -> Run:
         store,
         sdxl.DTYPES[config.optim.mixed_precision],
     )
-    seed = resumed.state.seed if resumed else _seed(config, comm)
     if comm.rank == 0:
-        _open_output(output, config, seed)
-    return Run(
+        _try_output(output)
+        for remark in (listing.remark, *needed.remarks):
+            if remark:
+                log.warning("%s", remark)
+    run = Run(
         config=config,
         comm=comm,
         model=model,
-        objective=target,
+        objective=aim,
         examples=listing.examples,
         needed=needed,
         resumed=resumed,
-        seed=seed,
+        seed=_seed(config, comm, resumed),
         batching=batching,
         output=output,
         store=store,
-        token=_token(environ),
+        token=token,
     )
+    if resumed and resumed.state.update > run.updates:
+        raise ConfigError(
+            f"The checkpoint {resumed.path} is after update {resumed.state.update}, but the run "
+            f"has {run.updates}: raise --max_train_steps, or --num_train_epochs."
+        )
+    return run
 
 
 def _validation_prompts(config: TrainConfig, model: Model) -> list[str]:
@@ -152,10 +195,13 @@ def _validation_prompts(config: TrainConfig, model: Model) -> list[str]:
     return [config.output.validation_prompt, *empty]
 
 
-def _seed(config: TrainConfig, comm: Comm) -> int:
-    if config.optim.seed is not None:
-        return config.optim.seed
-    return comm.agree(secrets.randbelow(2**24))
+def _seed(config: TrainConfig, comm: Comm, resumed: Resumed | None) -> int:
+    given = config.optim.seed
+    if resumed:
+        if comm.rank == 0 and given not in (None, resumed.state.seed):
+            log.warning("--seed %d is not used: the checkpoint's is %d.", given, resumed.state.seed)
+        return resumed.state.seed
+    return comm.agree(secrets.randbelow(2**24)) if given is None else given
 
 
 def _batching(config: TrainConfig, comm: Comm, count: int,
@@ -177,24 +223,19 @@ def _batching(config: TrainConfig, comm: Comm, count: int,
     return Batching(batch=batch, accumulation=accumulation, world_size=comm.size, examples=count)
 
 
-def _open_output(output: Path, config: TrainConfig, seed: int) -> None:
-    """Makes the output folder and writes config.yaml into it, which shows that it can be done."""
+def _try_output(output: Path) -> None:
+    """Shows that the output folder can be written to, and leaves it as it was."""
+    absent = [folder for folder in (output, *output.parents) if not folder.exists()]
     try:
         output.mkdir(parents=True, exist_ok=True)
-        export.config_file(output / "config.yaml", config, seed)
+        with tempfile.TemporaryFile(dir=output):
+            pass
     except OSError as err:
         raise ConfigError(
             f"--output_dir {output} can't be written to: {err.strerror}. Give another one, or "
             "change its permissions."
         ) from err
-
-
-def _store(config: TrainConfig, environ: Mapping[str, str]) -> Store:
-    given = config.data.latent_cache_dir
-    return Store(Path(given).expanduser() if given else default_root(environ))
-
-
-def _token(environ: Mapping[str, str]) -> str:
-    names = ("MINDBOOTH_JOB", "MS_SCHED_HOST", "MS_SCHED_PORT")
-    found = [environ[name] for name in names if name in environ]
-    return " ".join(found) or f"{os.getpid()} {time.time_ns()}"
+    finally:
+        for folder in absent:
+            with contextlib.suppress(OSError):  # not made, or somebody uses it by now
+                folder.rmdir()

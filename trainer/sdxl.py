@@ -8,9 +8,10 @@ come after `cpu_ops.install()`.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,10 +56,6 @@ class Model:
         name = "scheduler_config.json" if part == "scheduler" else "config.json"
         found: dict[str, Any] = json.loads((folder / name).read_text(encoding="utf-8"))
         return found
-
-    def latents_per_side(self, resolution: int) -> int:
-        """Side of the latents of a square picture."""
-        return resolution // 2 ** (len(self.config("vae")["block_out_channels"]) - 1)
 
 
 def locate(config: ModelConfig) -> Model:
@@ -266,21 +263,22 @@ def _load(kind: Any, folder: Path, variant: str | None, dtype: ms.Type) -> nn.Ce
     word = "dtype" if kind.__name__.startswith("CLIP") else "mindspore_dtype"
     with _no_bars():
         cell = kind.from_pretrained(str(folder), variant=variant, **{word: dtype})
+    if dtype == ms.float32 and hasattr(cell, "set_flash_attention_force_cast_dtype"):
+        # On Ascend, mindone would run fp32 attention in fp16, where SDXL's own VAE overflows.
+        cell.set_flash_attention_force_cast_dtype(None)
     cell.set_train(False)
     for parameter in cell.get_parameters():
         parameter.requires_grad = False
     return cell
 
 
-class _no_bars:  # noqa: N801
-    """mindone's and transformers' own bars for reading files are off inside."""
+@contextlib.contextmanager
+def _no_bars() -> Iterator[None]:
+    """mindone's own bars for reading files are off inside."""
+    from mindone.diffusers.utils import logging as diffusers_logging
 
-    def __enter__(self) -> None:
-        from mindone.diffusers.utils import logging as diffusers_logging
-
-        diffusers_logging.disable_progress_bar()
-
-    def __exit__(self, *_: object) -> None:
-        from mindone.diffusers.utils import logging as diffusers_logging
-
+    diffusers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
         diffusers_logging.enable_progress_bar()

@@ -20,6 +20,7 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.asked = False
+        self.began = False
         self._updating = False
 
     def install(self) -> None:
@@ -30,7 +31,7 @@ class StopRequest:
     @contextlib.contextmanager
     def noted(self) -> Iterator[None]:
         """Inside, requests are only noted in `asked`."""
-        self._updating = True
+        self.began = self._updating = True
         try:
             yield
         finally:

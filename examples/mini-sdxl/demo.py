@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -74,7 +75,12 @@ def train(output: Path, workers: int, more: Sequence[str]) -> int:
     command += ["--nproc_per_node", str(workers), "--", "--output_dir", str(output)]
     for name, value in TRAINING.items():
         command += [f"--{name}", str(value)]
-    return subprocess.run([*command, *more], check=False).returncode
+    launcher = subprocess.Popen([*command, *more])
+    signal.signal(signal.SIGTERM, lambda *_: launcher.terminate())
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal tells the launcher itself
+    status = launcher.wait()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    return status
 
 
 def before_and_after(lora: Path) -> tuple[dict[str, list[Image.Image]], ...]:

@@ -6,7 +6,7 @@ importing MindSpore takes longer than training.
 
 import json
 import math
-from collections.abc import Sequence
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,7 @@ import yaml
 from jobs import Ended, Flags, Job
 from PIL import Image, ImageOps
 from safetensors import safe_open
+from safetensors.numpy import load_file
 
 UPDATES = 20
 FIRST = "2x2x1-fp32"  # finds the cache empty, and is all that `mindbooth launch` was asked for
@@ -138,18 +139,132 @@ def test_every_update_is_one_collective_and_one_line_of_metrics(
 
 
 def test_two_ranks_share_the_encoding_and_do_nothing_twice(runs: Runs) -> None:
-    made = [told(runs.two.out, f"[{rank}] INFO encoding ") for rank in (0, 1)]
-    ((total, of),) = [counts for counts in told(runs.two.out, "[0] INFO Encoded ")]
+    shares = [counts(runs.two.out, rf"\[{rank}\] INFO encoding (\d+)/\1,") for rank in (0, 1)]
+    total = counts(runs.two.out, r"\[0\] INFO Encoded (\d+) of \1 entries")
     entries = [name for name in runs.cached if name.endswith(".safetensors")]
-    assert all(made)
-    assert sum(done for rank in made for done, _ in rank) == total == of == len(entries)
+    assert all(shares)
+    assert [sum(sum(shares, []))] == total == [len(entries)]
+
+
+def counts(text: str, pattern: str) -> list[int]:
+    return [int(found) for found in re.findall(pattern, text)]
 
 
 def test_later_runs_encode_nothing_say_so_and_leave_the_cache_alone(runs: Runs) -> None:
-    terminals = {**{name: ended.err for name, ended in runs.alone.items()}, "4x1x1": runs.four.out}
-    terminals.pop("photos")
-    for name, terminal in terminals.items():
-        assert "Nothing to encode: all " in terminal, name
-        assert "INFO encoding" not in terminal, name
+    terminals = [ended.err for name, ended in runs.alone.items() if name != "photos"]
+    for terminal in [*terminals, runs.four.out]:
+        assert "INFO Nothing to encode: all 11 entries are in the cache" in terminal
+        assert "INFO encoding" not in terminal
     now = jobs.files(runs.cache)
     assert {name: now.get(name) for name in runs.cached} == runs.cached
+
+
+def test_a_run_leaves_what_the_design_says_and_nothing_else(runs: Runs) -> None:
+    left = set(jobs.files(runs.folder / FIRST))
+    checkpoint = (jobs.LORA, "state.json", "state.safetensors")
+    logs = ("scheduler.log", "worker_0.log", "worker_1.log")
+    assert left == {
+        jobs.LORA,
+        "README.md",
+        "config.yaml",
+        "metrics.jsonl",
+        "samples/update-000020.png",
+        *(f"checkpoint-{n}/{name}" for n in (5, 10, 15) for name in checkpoint),
+        "launch/plan.json",
+        "launch/rank_table.json",
+        *(f"launch/attempt-1/{name}" for name in logs),
+    }
+    ours = {"cache", "runs.json", "ended.json"}
+    names = {f"{name}-{wire}" for name in SPLITS for wire in AGREEMENT}
+    made = {path.name for path in runs.folder.iterdir()}
+    assert made - ours == names | {"graph", "start", "again", "photos"}
+
+
+def test_no_secret_of_the_environment_is_written(runs: Runs) -> None:
+    written = [path for path in runs.folder.rglob("*") if path.is_file()]
+    assert not [path for path in written if SECRET.encode() in path.read_bytes()]
+    plan = (runs.folder / FIRST / "launch" / "plan.json").read_text()
+    assert "MINDBOOTH_JOB" in plan
+    assert "HF_TOKEN" not in plan
+
+
+def test_config_yaml_starts_the_identical_run(runs: Runs) -> None:
+    one, again = (load_file(runs.folder / name / jobs.LORA) for name in ("1x4x1-fp32", "again"))
+    assert one.keys() == again.keys()
+    assert all(np.array_equal(one[name], again[name]) for name in one)
+    first, second = (
+        yaml.safe_load((runs.folder / name / "config.yaml").read_text())
+        for name in ("1x4x1-fp32", "again")
+    )
+    assert first | {"output_dir": "again"} == second
+    assert {"mindspore", "mindone", "mindbooth"} <= first["versions"].keys()
+
+
+def test_the_lora_file_tells_its_rank_and_has_the_names_of_diffusers(runs: Runs) -> None:
+    with safe_open(runs.folder / FIRST / jobs.LORA, "np") as file:
+        names = set(file.keys())
+        told = json.loads(file.metadata()["lora_adapter_metadata"])
+    assert told["unet.r"] == told["unet.lora_alpha"] == 4
+    layers = {name.rpartition(".lora.")[0] for name in names}
+    assert names == {f"{layer}.lora.{way}.weight" for layer in layers for way in ("down", "up")}
+    assert len(layers) == 32
+    assert all(layer.startswith("unet.") for layer in layers)
+
+
+def test_the_model_card_names_base_model_prompt_and_a_picture_that_exists(
+    runs: Runs, tiny_pipeline: Path
+) -> None:
+    output = runs.folder / FIRST
+    _, front, body = (output / "README.md").read_text().split("---\n", 2)
+    told = yaml.safe_load(front)
+    assert told["base_model"] == str(tiny_pipeline)
+    assert told["instance_prompt"] == "a photo of sks cat"
+    ((widget,),) = [told["widget"]]
+    assert widget["text"] == PROMPT
+    with Image.open(output / widget["output"]["url"]) as picture:
+        assert len(picture.getcolors(1 << 20) or ()) > 100
+    assert f"({widget['output']['url']})" in body
+
+
+def test_photographs_of_any_size_and_orientation_are_trained_on(runs: Runs) -> None:
+    # Six photographs, each as it is and flipped; the prompt is there already.
+    assert "INFO Encoded 12 of 13 entries" in runs.alone["photos"].err
+    lines = jobs.metrics(runs.folder / "photos")
+    assert len(lines) == 3
+    for line in lines:
+        assert math.isfinite(line["loss"])
+        assert line["grad_norm"] > 0.01
+
+
+def test_sdxl_is_told_the_upright_size_of_a_photograph_and_where_it_is_cropped(
+    tiny_pipeline: Path, photographs: Path, tmp_path: Path
+) -> None:
+    from mindbooth.trainer import run
+    from mindbooth.trainer.config import parse
+    from mindbooth.trainer.device import Comm
+
+    config, _ = parse(
+        jobs.training(
+            tiny_pipeline,
+            photographs,
+            random_flip=True,
+            output_dir=tmp_path / "out",
+            latent_cache_dir=tmp_path / "cache",
+        )
+    )
+    seen = run.look(config, Comm(), {})
+    corners = []
+    for example, item in zip(seen.examples, seen.needed.items, strict=True):
+        with Image.open(example.image) as photograph:
+            width, height = ImageOps.exif_transpose(photograph).size
+        plain, flipped = item.variants
+        *size, top, left, high, wide = plain.time_ids
+        assert (size, high, wide) == ([height, width], 32, 32)
+        scale = 32 / min(height, width)
+        assert 0 <= top <= height * scale - 32
+        assert 0 <= left <= width * scale - 32
+        assert flipped.time_ids == plain.time_ids
+        assert flipped.latents != plain.latents
+        corners.append((top, left))
+    assert len(seen.examples) == 6
+    assert len(set(corners)) > 3  # crops are random: not all from one corner

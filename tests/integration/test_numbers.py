@@ -157,7 +157,7 @@ def test_moments_are_put_back(cpu: object, course: Arrays) -> None:
     "{name}-{warmup}-{cycles}-{power}".format(**options) for options in SCHEDULES
 ])  # fmt: skip
 def test_rates_are_those_of_diffusers(i: int, torch_answers: Arrays) -> None:
-    from mindbooth.trainer.optimizer import schedule
+    from mindbooth.trainer.rates import schedule
 
     options = dict(SCHEDULES[i])
     at = schedule(str(options.pop("name")), **options)  # type: ignore[arg-type]

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from mindbooth.data.atomic import is_unfinished
 from mindbooth.data.cache import DAMAGED_SUFFIX, Missing, Store, default_root
 from mindbooth.data.entry import pack
-from mindbooth.data.errors import DataError
+from mindbooth.data.errors import DataError, RankFailed, RankStopped
 
 KEYS = [hashlib.sha256(str(i).encode()).hexdigest() for i in range(20)]
 KEY = KEYS[0]
@@ -310,7 +310,7 @@ def test_a_failure_on_a_full_disk_still_reaches_the_others(small_disk: Path) -> 
         (small_disk / "filler").write_bytes(bytes(2 << 20))
     assert shutil.disk_usage(small_disk).free == 0
     store.mark_failed("run 1", "the disk is full")
-    with pytest.raises(DataError, match="another rank failed"):
+    with pytest.raises(RankFailed, match="its own log says why"):
         store.wait([KEY], run_token="run 1", on_progress=looks(1))
 
 
@@ -334,7 +334,7 @@ def test_a_read_only_cache_is_read_and_not_written(
         with pytest.raises(DataError, match=r"cannot be written to.*--latent_cache_dir"):
             attempt()
     store.mark_failed("run 1", "it is read-only")  # never raises
-    assert store.failure("run 1") is None
+    store.check("run 1")  # nothing could be told
 
 
 # Waiting for others
@@ -366,15 +366,23 @@ def test_waiting_ends_with_the_failure_of_another_rank(store: Store) -> None:
         store.wait(KEYS[:2], run_token="job-7/attempt 1", on_progress=looks(1))
 
 
+@pytest.mark.parametrize("error", [DataError, RankFailed, RankStopped])
+def test_the_kind_of_failure_reaches_the_others(store: Store, error: type[Exception]) -> None:
+    store.mark_failed("t", "two\nlines", error=error)
+    with pytest.raises(error, match="two\nlines"):
+        store.check("t")
+
+
 def test_the_first_failure_counts(store: Store) -> None:
     store.mark_failed("t", "first")
     store.mark_failed("t", "second")
-    assert store.failure("t") == "first"
+    with pytest.raises(DataError, match="first"):
+        store.check("t")
 
 
 def test_the_failure_of_another_run_is_not_believed(store: Store) -> None:
     store.mark_failed("yesterday", "rank 3: dog.jpg is damaged")
-    assert store.failure("today") is None
+    store.check("today")
     looks = 0
 
     def on_progress(present: int, total: int) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from mindbooth.data.cache import Store
 from mindbooth.data.errors import DataError
 from mindbooth.data.meeting import Meeting
 
@@ -45,6 +46,14 @@ def test_another_run_s_marks_do_not_count(tmp_path: Path) -> None:
     waiting.start()
     waiting.join(timeout=0.3)
     assert waiting.is_alive()
+
+
+def test_a_rank_that_gave_up_ends_the_waiting_of_others(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.mark_failed("job", "rank 1 has no picture")
+    meeting = Meeting(tmp_path, run_token="job", rank=0, size=2, check=lambda: store.check("job"))
+    with pytest.raises(DataError, match="rank 1 has no picture"):
+        meeting.at("compiled")
 
 
 def test_one_rank_meets_nobody_and_leaves_nothing(tmp_path: Path) -> None:

@@ -1,0 +1,123 @@
+"""The exported file in other programs: Hugging Face diffusers on torch, and mindone."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors import safe_open
+
+RANK = 3
+CLOSE = 1e-3  # absolute, of one UNet call in fp32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exported:
+    """An adapter whose B is not 0, on disk, and what the UNet says that it was trained in."""
+
+    path: Path
+    model: Path
+    given: dict[str, np.ndarray]
+    output: np.ndarray
+
+
+@pytest.fixture(scope="module")
+def exported(cpu: Any, tiny_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    import mindspore as ms
+
+    from mindbooth.trainer import export, lora, sdxl
+    from mindbooth.trainer.config import ModelConfig
+
+    model = sdxl.locate(ModelConfig(pretrained_model_name_or_path=str(tiny_pipeline)))
+    unet = sdxl.load_unet(model, ms.float32)
+    lora.inject(unet, rank=RANK)
+    adapter = lora.Adapter({"unet": unet}, seed=5)
+    generator = np.random.default_rng(1)
+    adapter.load(generator.standard_normal(adapter.size) * 0.3)
+    path = export.adapter(tmp_path_factory.mktemp("lora"), adapter.arrays(), adapter.metadata)
+    given = {
+        "noisy": generator.standard_normal((1, 4, 16, 16)),
+        "timesteps": np.array([321.0]),
+        "prompt_embeds": generator.standard_normal((1, 32, 64)),
+        "pooled": generator.standard_normal((1, 32)),
+        "time_ids": np.array([[32, 48, 0, 7, 32, 32]]),
+    }
+    given = {name: array.astype(np.float32) for name, array in given.items()}
+    return Exported(path=path, model=tiny_pipeline, given=given, output=call(unet, given))
+
+
+@pytest.fixture(scope="module")
+def in_diffusers(exported: Exported, torch_side: Any) -> dict[str, Any]:
+    found = torch_side(
+        "adapter", exported.given, model=str(exported.model), adapter=str(exported.path)
+    )
+    return {**found, "told": json.loads(str(found["told"]))}
+
+
+def call(unet: Any, given: dict[str, np.ndarray]) -> np.ndarray:
+    from mindspore import Tensor
+
+    return np.asarray(
+        unet(
+            Tensor(given["noisy"]),
+            Tensor(given["timesteps"]),
+            Tensor(given["prompt_embeds"]),
+            added_cond_kwargs={
+                "text_embeds": Tensor(given["pooled"]),
+                "time_ids": Tensor(given["time_ids"]),
+            },
+            return_dict=False,
+        )[0].asnumpy()
+    )
+
+
+def test_diffusers_takes_every_tensor_without_a_word(in_diffusers: dict[str, Any]) -> None:
+    assert in_diffusers["told"]["heard"] == []
+    assert in_diffusers["told"]["different"] == []
+
+
+def test_diffusers_understands_rank_alpha_and_targets(in_diffusers: dict[str, Any]) -> None:
+    from mindbooth.trainer import lora
+
+    told = in_diffusers["told"]
+    assert (told["rank"], told["alpha"]) == (RANK, RANK)
+    assert told["targets"] == sorted(lora.UNET_TARGETS)
+
+
+def test_the_adapted_unet_computes_in_diffusers_what_it_was_trained_to(
+    exported: Exported, in_diffusers: dict[str, Any]
+) -> None:
+    assert np.abs(in_diffusers["adapted"] - exported.output).max() < CLOSE
+    assert np.abs(in_diffusers["adapted"] - in_diffusers["bare"]).max() > 100 * CLOSE
+
+
+def test_mindone_loads_it_and_computes_what_diffusers_computes(
+    exported: Exported, in_diffusers: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    from mindone.diffusers import StableDiffusionXLPipeline
+
+    pipeline = StableDiffusionXLPipeline.from_pretrained(str(exported.model))
+    assert np.abs(call(pipeline.unet, exported.given) - in_diffusers["bare"]).max() < CLOSE
+    loggers = [logging.getLogger(name) for name in ("mindone", "mindone.diffusers")]
+    with caplog.at_level(logging.WARNING):
+        for logger in loggers:
+            logger.addHandler(caplog.handler)
+        pipeline.load_lora_weights(str(exported.path.parent), weight_name=exported.path.name)
+    for logger in loggers:
+        logger.removeHandler(caplog.handler)
+    assert caplog.messages == []
+    assert np.abs(call(pipeline.unet, exported.given) - in_diffusers["adapted"]).max() < CLOSE
+
+
+def test_the_header_says_what_the_adapter_is(exported: Exported) -> None:
+    with safe_open(exported.path, "np") as opened:
+        header = opened.metadata()
+    told = json.loads(header["lora_adapter_metadata"])
+    assert header["format"] == "pt"
+    assert (told["unet.r"], told["unet.lora_alpha"], told["unet.peft_type"]) == (RANK, RANK, "LORA")
+    assert {name.partition(".")[0] for name in told} == {"unet"}
