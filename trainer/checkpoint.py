@@ -67,18 +67,10 @@ class Resumed:
 
 
 def resumable(asked: str | None, folder: Path) -> Resumed | None:
-    """The checkpoint to go on from, read; None if none is asked for, or "latest" finds none.
-
-    Raises ConfigError too where a new run would mix its checkpoints with those of an earlier one.
-    """
-    path = find(asked or "latest", folder)
+    """The checkpoint to go on from, read; None if none is asked for, or "latest" finds none."""
+    path = find(asked, folder) if asked else None
     if path is None:
         return None
-    if asked is None:
-        raise ConfigError(
-            f"--output_dir {folder} holds {path.name} of an earlier run: go on from it with "
-            "--resume_from_checkpoint latest, or give another folder."
-        )
     state, vectors = load(path)
     return Resumed(path=path, state=state, vectors=vectors)
 
@@ -163,6 +155,21 @@ def load(path: Path) -> tuple[State, dict[str, np.ndarray]]:
         return state, safetensors.load_file(path / TENSORS)
     except (OSError, ValueError, TypeError, SafetensorError) as err:
         raise ConfigError(f"The checkpoint {path} can't be read: {err}.") from err
+
+
+def set_aside(folder: Path) -> None:
+    """Moves the checkpoints of an earlier run, which a new one must not mix with its own."""
+    found = [path for path in folder.glob("checkpoint-*") if _complete(path)]
+    if not found:
+        return
+    number = 1
+    while (folder / f"earlier-{number}").exists():
+        number += 1
+    aside = folder / f"earlier-{number}"
+    aside.mkdir()
+    for path in found:
+        path.rename(aside / path.name)
+    log.info("This is a new run; the checkpoints of an earlier one are in %s now.", aside)
 
 
 def rotate(folder: Path, keep: int) -> None:

@@ -110,6 +110,8 @@ class Run:
         """Rank 0 makes the output folder and writes config.yaml."""
         if self.comm.rank == 0:
             self.output.mkdir(parents=True, exist_ok=True)
+            if self.resumed is None:
+                checkpoint.set_aside(self.output)
             export.config_file(self.output / "config.yaml", self.config, self.seed)
 
 

@@ -14,6 +14,8 @@ from safetensors import safe_open
 
 RANK = 3
 CLOSE = 1e-3  # absolute, of one UNet call in fp32
+# Both programs say so, once a text encoder, of every adapter of a UNet alone: not a fault of ours.
+TEXT_ENCODERS_HAVE_NONE = "No LoRA keys associated to CLIPTextModel"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +79,7 @@ def call(unet: Any, given: dict[str, np.ndarray]) -> np.ndarray:
 
 
 def test_diffusers_takes_every_tensor_without_a_word(in_diffusers: dict[str, Any]) -> None:
-    assert in_diffusers["told"]["heard"] == []
+    assert unexpected(in_diffusers["told"]["heard"]) == []
     assert in_diffusers["told"]["different"] == []
 
 
@@ -103,15 +105,19 @@ def test_mindone_loads_it_and_computes_what_diffusers_computes(
 
     pipeline = StableDiffusionXLPipeline.from_pretrained(str(exported.model))
     assert np.abs(call(pipeline.unet, exported.given) - in_diffusers["bare"]).max() < CLOSE
-    loggers = [logging.getLogger(name) for name in ("mindone", "mindone.diffusers")]
-    with caplog.at_level(logging.WARNING):
-        for logger in loggers:
-            logger.addHandler(caplog.handler)
+    log = logging.getLogger("mindone")  # does not propagate
+    log.addHandler(caplog.handler)
+    try:
         pipeline.load_lora_weights(str(exported.path.parent), weight_name=exported.path.name)
-    for logger in loggers:
-        logger.removeHandler(caplog.handler)
-    assert caplog.messages == []
+    finally:
+        log.removeHandler(caplog.handler)
+    assert unexpected(caplog.messages) == []
     assert np.abs(call(pipeline.unet, exported.given) - in_diffusers["adapted"]).max() < CLOSE
+
+
+def unexpected(messages: list[str]) -> list[str]:
+    """What was said on loading, but for what is said of every adapter of a UNet alone."""
+    return [message for message in messages if not message.startswith(TEXT_ENCODERS_HAVE_NONE)]
 
 
 def test_the_header_says_what_the_adapter_is(exported: Exported) -> None:
