@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file
 
-from mindbooth.launch.processes import carriers
+from mindbooth.launch import processes
 
 MINDBOOTH = (sys.executable, "-m", "mindbooth.launch")
 SEVERAL = Path(__file__).parent / "integration" / "workers" / "several.py"
@@ -108,12 +108,17 @@ def started(command: Sequence[str | Path], cwd: Path, **environ: str) -> Iterato
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=err,
+            preexec_fn=_heed_ctrl_c,
         )
     try:
         yield Job(process=process, folder=folder)
     finally:
         process.kill()  # what a launcher started, its keeper ends
         process.wait()
+
+
+def _heed_ctrl_c() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # background jobs of a shell inherit deafness
 
 
 def run(command: Sequence[str | Path], cwd: Path, **environ: str) -> Job:
@@ -175,24 +180,25 @@ def distance(one: np.ndarray, other: np.ndarray, start: np.ndarray) -> float:
     return float(np.linalg.norm(one - other) / moved)
 
 
-def workers(job_output: Path) -> dict[int, int]:
+def workers(output: Path) -> dict[int, int]:
     """The pids of a launched job's workers that are alive, by rank."""
     found = {}
-    for pid in left(job_output):
-        try:
-            words = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-        except OSError:
-            continue
-        environ = dict(word.split(b"=", 1) for word in words if b"=" in word)
-        if environ.get(b"MS_ROLE") == b"MS_WORKER":
-            found[int(environ[b"RANK_ID"])] = pid
+    for pid in left(output):
+        who = processes.member(processes.environ(pid), token(output))
+        if who is not None and who.rank is not None:
+            found[who.rank] = pid
     return found
 
 
-def left(job_output: Path) -> set[int]:
+def left(output: Path) -> set[int]:
     """All processes of a launched job."""
-    plan = json.loads((job_output / "launch" / "plan.json").read_text())
-    return carriers(plan["job"])
+    return processes.carriers(token(output))
+
+
+def token(output: Path) -> str:
+    """What tells a launched job's processes from all others."""
+    plan = output / "launch" / "plan.json"
+    return str(json.loads(plan.read_text())["job"])
 
 
 def files(folder: Path) -> dict[str, int]:

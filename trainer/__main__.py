@@ -27,6 +27,7 @@ SECONDS_FOR_THE_CAUSE = 10.0
 def main(argv: Sequence[str] | None = None, prog: str = "mindbooth train") -> int:
     """Runs a training; returns the exit status."""
     keep_torch_out()
+    hide_chatter()
     from . import report
     from .config import ConfigError
 
@@ -62,6 +63,12 @@ def keep_torch_out() -> None:
     os.environ.setdefault("USE_TORCH", "0")
     for package in ("TRANSFORMERS", "DIFFUSERS"):  # mindone puts the second in the first's place
         os.environ.setdefault(f"{package}_NO_ADVISORY_WARNINGS", "1")
+
+
+def hide_chatter() -> None:
+    """MindSpore's own warnings. Under msrun they go to the log; the terminal shows none."""
+    if not Placement.from_environ(os.environ).launched:
+        os.environ.setdefault("GLOG_v", "3")
 
 
 def _run(argv: Sequence[str], prog: str, stop: StopRequest) -> int:

@@ -48,7 +48,6 @@ def _train(config: TrainConfig, comm: Comm, stop: StopRequest, store: Store, tok
         meeting.at("looked")
     with phases("encode"):
         precompute.fill(run.needed, run.model, store, comm, dtype=run.dtype, run_token=token)
-        run.begin()
     with phases("load the UNet"):
         unet = sdxl.load_unet(run.model, run.dtype)
         lora.inject(unet, rank=config.optim.rank)
@@ -57,6 +56,7 @@ def _train(config: TrainConfig, comm: Comm, stop: StopRequest, store: Store, tok
         first = checkpoint.restore(run.resumed, adapter, step) if run.resumed else 0
         meeting.at("loaded")
         _prove_agreement(comm, adapter)
+    run.begin()
     source, rate = _source(run), _rate(run)
     batches_of = _batches(run, source)
     validation = Validation(run, unet, meeting)
@@ -88,7 +88,7 @@ def _train(config: TrainConfig, comm: Comm, stop: StopRequest, store: Store, tok
                         checkpoint.save(run, done, adapter, step, meeting)
                 if stopped:
                     break
-                if validation.due(update, done):
+                if done < run.updates and validation.due(update, done):
                     with phases("validation pictures"):
                         validation.make(done)
         if done == run.updates:

@@ -123,6 +123,8 @@ def place(config: TrainConfig, comm: Comm, environ: Mapping[str, str]) -> tuple[
     """
     given = config.data.latent_cache_dir
     store = Store(Path(given).expanduser() if given else default_root(environ))
+    if store.root.exists() and not store.root.is_dir():
+        raise ConfigError(f"--latent_cache_dir {store.root} is a file: a folder is needed.")
     return store, f"{environ.get('MINDBOOTH_JOB', '')} {comm.agree(secrets.randbelow(2**24))}"
 
 

@@ -19,6 +19,7 @@ from typing import Any
 import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn
+from safetensors import SafetensorError, safe_open
 
 from .config import ConfigError, ModelConfig
 
@@ -54,8 +55,7 @@ class Model:
         """The configuration of "vae" or "scheduler" or another part, from its JSON file."""
         folder = self.vae if part == "vae" else self.folder / part
         name = "scheduler_config.json" if part == "scheduler" else "config.json"
-        found: dict[str, Any] = json.loads((folder / name).read_text(encoding="utf-8"))
-        return found
+        return _read_json(folder / name)
 
 
 def locate(config: ModelConfig) -> Model:
@@ -79,9 +79,10 @@ def locate(config: ModelConfig) -> Model:
         name=name, folder=folder, vae=vae, variant=config.variant, vae_variant=vae_variant
     )
     for part in WEIGHTS:
-        model.weights(part)
-    for part in ("unet", "vae", "scheduler"):
-        _check_config(model, part)
+        for path in model.weights(part):
+            _check_weights(path)
+    for part in (*WEIGHTS, "scheduler"):
+        model.config(part)
     return model
 
 
@@ -120,7 +121,7 @@ def bare_pipeline(model: Model, unet: nn.Cell) -> Any:
 
 def zeros_for_empty_prompt(model: Model) -> bool:
     """Whether the pipeline's empty prompt is zeros rather than the embedding of ""."""
-    index = json.loads((model.folder / "model_index.json").read_text(encoding="utf-8"))
+    index = _read_json(model.folder / "model_index.json")
     return bool(index.get("force_zeros_for_empty_prompt", True))
 
 
@@ -162,13 +163,16 @@ class TextEncoders:
 
 
 def load_tokenizers(model: Model) -> list[Any]:
-    """Both tokenizers."""
+    """Both tokenizers. Raises ConfigError."""
     from transformers import CLIPTokenizer
 
-    return [
-        CLIPTokenizer.from_pretrained(str(model.folder), subfolder=part)
-        for part in ("tokenizer", "tokenizer_2")
-    ]
+    tokenizers = []
+    for part in ("tokenizer", "tokenizer_2"):
+        try:
+            tokenizers.append(CLIPTokenizer.from_pretrained(str(model.folder), subfolder=part))
+        except (OSError, TypeError, ValueError) as err:
+            raise _damaged(model.folder / part, err) from err
+    return tokenizers
 
 
 def too_long(tokenizer: Any, prompt: str) -> str | None:
@@ -245,11 +249,28 @@ def _weights(folder: Path, variant: str | None) -> list[Path]:
     return found
 
 
-def _check_config(model: Model, part: str) -> None:
+def _check_weights(path: Path) -> None:
+    """Reads the header, which tells how long the file must be."""
     try:
-        model.config(part)
+        with safe_open(path, "np"):
+            pass
+    except (OSError, SafetensorError) as err:
+        raise _damaged(path, err) from err
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as err:
-        raise ConfigError(f"The {part}'s configuration can't be read: {err}.") from err
+        raise _damaged(path, err) from err
+    if not isinstance(found, dict):
+        raise _damaged(path, TypeError("no options by name"))
+    return found
+
+
+def _damaged(path: Path, err: Exception) -> ConfigError:
+    reason = " ".join(str(getattr(err, "strerror", None) or err).split())
+    return ConfigError(f"{path} can't be read ({reason}): copy or download the model again.")
 
 
 def _inside(folder: Path) -> str:

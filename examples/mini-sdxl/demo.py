@@ -43,6 +43,7 @@ TRAINING = {
     "max_train_steps": 300,
     "validation_prompt": SCORED[0],
     "validation_epochs": 80,
+    "num_validation_images": 2,
     "seed": 0,
 }
 
@@ -86,6 +87,10 @@ def train(output: Path, workers: int, more: Sequence[str]) -> int:
 def before_and_after(lora: Path) -> tuple[dict[str, list[Image.Image]], ...]:
     """Pictures by prompt, without and with the LoRA, through mindone's pipeline."""
     from mindbooth.ranktable.placement import Placement
+    from mindbooth.trainer.__main__ import hide_chatter, keep_torch_out
+
+    keep_torch_out()
+    hide_chatter()
     from mindbooth.trainer import device, report
 
     report.start()

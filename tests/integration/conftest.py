@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from no_torch import import_transformers, no_torch
 
 if TYPE_CHECKING:
     from mindbooth.trainer.device import Comm
+
+import_transformers()  # before test modules do it
 
 HERE = Path(__file__).parent
 Arrays = dict[str, np.ndarray]
@@ -24,7 +27,8 @@ def cpu() -> "Comm":
     from mindbooth.ranktable.placement import Placement
     from mindbooth.trainer import device
 
-    return device.start(Placement.from_environ({}), target="CPU")
+    with no_torch():
+        return device.start(Placement.from_environ({}), target="CPU")
 
 
 @pytest.fixture(scope="session")

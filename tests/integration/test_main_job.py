@@ -169,7 +169,7 @@ def test_a_run_leaves_what_the_design_says_and_nothing_else(runs: Runs) -> None:
         "config.yaml",
         "metrics.jsonl",
         "samples/update-000020.png",
-        *(f"checkpoint-{n}/{name}" for n in (5, 10, 15) for name in checkpoint),
+        *(f"checkpoint-{n}/{name}" for n in (5, 10, 15, 20) for name in checkpoint),
         "launch/plan.json",
         "launch/rank_table.json",
         *(f"launch/attempt-1/{name}" for name in logs),

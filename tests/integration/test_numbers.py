@@ -35,6 +35,7 @@ SDXL = {
 SCHEDULERS: list[dict[str, Any]] = [
     SDXL,
     {**SDXL, "beta_schedule": "linear", "beta_start": 0.0001, "beta_end": 0.02},
+    {**SDXL, "rescale_betas_zero_snr": True},
     {
         **SDXL,
         "num_train_timesteps": 8,

@@ -1,0 +1,89 @@
+"""The well-known script's name and command line, on one card and under msrun.
+
+The flags are those of the first command in the README of mindone's DreamBooth example; names,
+sizes and the number of steps are those of a tiny model.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+import jobs
+import numpy as np
+import pytest
+from jobs import Flags
+
+from mindbooth.launch.commands import free_port
+
+SCRIPT = Path(__file__).parents[2] / "train_dreambooth_lora_sdxl.py"
+STEPS = 3
+
+
+@pytest.fixture(scope="module")
+def command(tiny_pipeline: Path, mini_sdxl: Path) -> Flags:
+    return [
+        f"--pretrained_model_name_or_path={tiny_pipeline}",
+        f"--pretrained_vae_model_name_or_path={tiny_pipeline / 'vae'}",
+        f"--instance_data_dir={mini_sdxl / 'instance'}",
+        "--output_dir=lora-trained-xl",
+        "--mixed_precision=fp16",
+        "--instance_prompt=a photo of sks dog",
+        "--resolution=32",
+        "--train_batch_size=1",
+        "--gradient_accumulation_steps=4",
+        "--learning_rate=1e-5",
+        "--lr_scheduler=constant",
+        "--lr_warmup_steps=0",
+        f"--max_train_steps={STEPS}",
+        "--validation_prompt=A photo of sks dog in a bucket",
+        "--validation_epochs=25",
+        "--seed=0",
+    ]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home whose cache is empty in the beginning: the command names none."""
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="module")
+def one_card(command: Flags, home: Path) -> Path:
+    """The output folder of the command as it stands there."""
+    job = jobs.run([sys.executable, SCRIPT, *command], home / "one", XDG_CACHE_HOME=str(home))
+    assert job.process.returncode == 0, job.told
+    assert "WARNING" not in job.told
+    return home / "one" / "lora-trained-xl"
+
+
+def test_the_first_command_of_the_known_readme_trains_an_adapter(one_card: Path) -> None:
+    lines = jobs.metrics(one_card)
+    assert [line["step"] for line in lines] == [1, 2, 3]
+    assert {line["lr"] for line in lines} == {1e-5}
+    assert np.abs(jobs.adapter(one_card)).max() > 0
+    assert (one_card / "samples" / "update-000003.png").exists()
+
+
+def test_msrun_runs_the_script_on_two_cards(command: Flags, one_card: Path, home: Path) -> None:
+    """The same samples an update as on one card, so the same losses."""
+    changed = jobs.flags(gradient_accumulation_steps=2, mode="pynative", num_validation_images=2)
+    words = [
+        Path(sys.executable).with_name("msrun"),
+        "--worker_num=2",
+        "--local_worker_num=2",
+        f"--master_port={free_port(str(home))}",
+        "--log_dir=logs",
+        "--join=True",
+        SCRIPT,
+        "--distributed",
+        *command,
+        *changed,
+    ]
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    job = jobs.run(words, home / "two", XDG_CACHE_HOME=str(home), PATH=path)
+    assert job.process.returncode == 0, job.told
+    lines, alone = jobs.metrics(home / "two" / "lora-trained-xl"), jobs.metrics(one_card)
+    assert {line["collectives"] for line in lines} == {1}
+    assert [line["loss"] for line in lines] == pytest.approx([x["loss"] for x in alone], rel=2e-3)
+    logs = "".join(path.read_text() for path in (home / "two" / "logs").glob("worker_*.log"))
+    assert "Nothing to encode" in logs
