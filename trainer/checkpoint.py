@@ -29,11 +29,11 @@ from mindbooth.data.meeting import Meeting
 
 from . import export
 from .config import ConfigError
-from .lora import Adapter
-from .step import Step
 
 if TYPE_CHECKING:
+    from .lora import Adapter
     from .run import Run
+    from .step import Step
 
 log = logging.getLogger(__name__)
 
@@ -136,8 +136,7 @@ def write(
 def find(asked: str, folder: Path) -> Path | None:
     """The checkpoint that --resume_from_checkpoint means; None if "latest" finds none."""
     if asked == "latest":
-        complete = [path for path in folder.glob("checkpoint-*") if _complete(path)]
-        return max(complete, key=_number, default=None)
+        return max(_numbered(folder), key=_number, default=None)
     path = Path(asked).expanduser()
     path = path if path.is_dir() else folder / asked
     if not _complete(path):
@@ -159,7 +158,7 @@ def load(path: Path) -> tuple[State, dict[str, np.ndarray]]:
 
 def set_aside(folder: Path) -> None:
     """Moves the checkpoints of an earlier run, which a new one must not mix with its own."""
-    found = [path for path in folder.glob("checkpoint-*") if _complete(path)]
+    found = _numbered(folder)
     if not found:
         return
     number = 1
@@ -174,8 +173,7 @@ def set_aside(folder: Path) -> None:
 
 def rotate(folder: Path, keep: int) -> None:
     """Removes all but the newest `keep` complete checkpoints."""
-    complete = sorted((p for p in folder.glob("checkpoint-*") if _complete(p)), key=_number)
-    for path in complete[:-keep]:
+    for path in sorted(_numbered(folder), key=_number)[:-keep]:
         shutil.rmtree(path)
 
 
@@ -183,9 +181,14 @@ def _complete(path: Path) -> bool:
     return (path / MANIFEST).is_file() and (path / TENSORS).is_file()
 
 
+def _numbered(folder: Path) -> list[Path]:
+    """The complete checkpoints under the names that runs give them; renamed ones are the user's."""
+    found = folder.glob("checkpoint-*")
+    return [path for path in found if _NAME.fullmatch(path.name) and _complete(path)]
+
+
 def _number(path: Path) -> int:
-    found = _NAME.fullmatch(path.name)
-    return int(found[1]) if found else -1
+    return int(path.name.partition("-")[2])
 
 
 def _sync(folder: Path) -> None:

@@ -226,6 +226,16 @@ NOT_YET = {
 }  # fmt: skip
 
 
+class _Words(yaml.SafeLoader):
+    """YAML in which `no` is a word, as in --mixed_precision no; the flags' parser reads true."""
+
+
+_Words.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in found if tag != "tag:yaml.org,2002:bool"]
+    for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
 class _Help(argparse.HelpFormatter):
     """Each option once, under the name that people know, with its default where it has one."""
 
@@ -303,7 +313,7 @@ def _from_file(argv: Sequence[str], known: set[str]) -> list[str]:
     if path is None:
         return []
     try:
-        found = yaml.safe_load(Path(path).expanduser().read_text(encoding="utf-8")) or {}
+        found = yaml.load(Path(path).expanduser().read_text(encoding="utf-8"), _Words) or {}
     except (OSError, UnicodeDecodeError) as err:
         raise ConfigError(f"--config {path} can't be read: {err}.") from err
     except yaml.YAMLError as err:

@@ -34,7 +34,7 @@ def diffusers_names(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     for name, tensor in tensors.items():
         for ours, theirs in words.items():
             name = name.replace(ours, theirs)
-        named[name] = tensor
+        named[name] = np.ascontiguousarray(tensor)  # safetensors takes the bytes as they lie
     return named
 
 

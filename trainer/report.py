@@ -105,9 +105,9 @@ class Metrics:
         path = run.output / "metrics.jsonl"
         kept = b""
         if first and path.exists():
-            for line in path.read_bytes().splitlines(keepends=True):
+            for line in path.read_bytes().splitlines():
                 with contextlib.suppress(ValueError, KeyError):
-                    kept += line if json.loads(line)["step"] <= first else b""
+                    kept += line + b"\n" if json.loads(line)["step"] <= first else b""
         replace_file(path, kept)
         self._file = path.open("a", encoding="utf-8")
 

@@ -239,7 +239,9 @@ def _download(flag: str, name: str, config: ModelConfig, patterns: Sequence[str]
 
 
 def _weights(folder: Path, variant: str | None) -> list[Path]:
-    every = sorted(folder.glob("*.safetensors"))
+    # Some repositories hold the same weights a second time, for other programs.
+    named = sorted(folder.glob("diffusion_pytorch_model*.safetensors"))
+    every = named or sorted(folder.glob("*.safetensors"))
     infix = [path.name.removesuffix(".safetensors").partition(".")[2] for path in every]
     # "model.fp16.safetensors", or in several files "model.fp16-00001-of-00002.safetensors"
     found = [p for p, i in zip(every, infix, strict=True) if i.split("-")[0] == (variant or "")]

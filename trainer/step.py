@@ -64,8 +64,8 @@ class Forward(nn.Cell):
         )
 
     def _loss(self, noisy, timesteps, target, weight, prompt_embeds, pooled, time_ids, scale):
-        # In fp32: sizes above 2048 are no longer exact in fp16.
-        conditions = {"text_embeds": pooled, "time_ids": time_ids}
+        # The sizes stay in fp32: above 2048 they are no longer exact in fp16.
+        conditions = {"text_embeds": ops.cast(pooled, self.dtype), "time_ids": time_ids}
         predicted = self.unet(
             ops.cast(noisy, self.dtype),
             timesteps,
