@@ -7,7 +7,6 @@ importing MindSpore takes longer than training.
 import json
 import math
 import re
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -158,37 +157,6 @@ def test_later_runs_encode_nothing_say_so_and_leave_the_cache_alone(runs: Runs) 
         assert "INFO encoding" not in terminal
     now = jobs.files(runs.cache)
     assert {name: now.get(name) for name in runs.cached} == runs.cached
-
-
-def test_entries_that_vanish_or_go_bad_during_a_run_are_made_again(
-    runs: Runs, tiny_pipeline: Path, mini_sdxl: Path, tmp_path: Path
-) -> None:
-    """In graph mode: a graph is running while another thread encodes. The result is the same."""
-    cache = Path(shutil.copytree(runs.cache, tmp_path / "cache"))
-    flags = jobs.training(
-        tiny_pipeline,
-        mini_sdxl / "instance",
-        random_flip=True,
-        max_train_steps=UPDATES,
-        latent_cache_dir=cache,
-        mode="graph",
-    )
-    cwd = tmp_path / "cwd"
-    with jobs.started([*jobs.MINDBOOTH, "train", *flags, *split("1x4x1", "fp32")], cwd) as job:
-        job.until_updates(cwd / "1x4x1-fp32", 3)
-        for number, entry in enumerate(sorted(cache.glob("??/*.safetensors"))):
-            if number % 2:
-                entry.unlink()
-            else:
-                entry.write_bytes(entry.read_bytes()[:-4])
-        done = jobs.updates(cwd / "1x4x1-fp32")
-        assert job.end() == 0, job.told
-    assert done < UPDATES - 6, "the run was over before it could notice"
-    assert "is damaged" in job.err
-    assert "INFO encoding 1/1" in job.err
-    adapter = jobs.adapter(cwd / "1x4x1-fp32")
-    whole, start = runs.adapter("1x4x1-fp32"), runs.adapter("start")
-    assert jobs.distance(adapter, whole, start) < 1e-4
 
 
 def test_a_run_leaves_what_the_design_says_and_nothing_else(runs: Runs) -> None:
