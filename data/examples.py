@@ -1,23 +1,25 @@
-"""A folder of pictures to a tuple of examples, in an order that is the same on every host.
+"""A folder of pictures and captions to a tuple of examples, in the same order on every host.
 
-Only names are looked at here; a picture is opened by `images.py`. What is not a picture is passed
-over and listed, so that the caller can say so once: a stray `.DS_Store` must not end a run, and
-a caption file that is silently ignored must not look as if it had been read.
+Only names are looked at, and captions read; a picture is opened by `images.py`. What is not used is
+passed over and listed, so that the caller can say so once: a stray `.DS_Store` must not end a run,
+and a caption file that is silently ignored must not look as if it had been read.
 """
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from . import captions
+from .captions import Captions
 from .errors import DataError
 
-SUFFIXES = (
+SUFFIXES = tuple(
     ".jpg .jpeg .jpe .jfif .png .webp .bmp .gif .tif .tiff .avif .jp2 .ppm .pgm".split()  # noqa: SIM905
 )
 # Camera and phone formats that people expect to work; Pillow does not decode them.
-UNREAD_PHOTOS = (
+UNREAD_PHOTOS = tuple(
     ".heic .heif .dng .raw .cr2 .cr3 .nef .arw .orf .raf .rw2 .psd .jxl".split()  # noqa: SIM905
 )
 _SHOWN = 8
@@ -31,43 +33,62 @@ class Example:
 
 @dataclass(frozen=True, kw_only=True)
 class Listing:
-    """What a folder gave. `passed_over` holds names, a folder's with a slash behind it."""
+    """What a folder or a dataset gave; `remark` is one line about it for the log, if need be."""
 
-    folder: Path
     examples: tuple[Example, ...]
-    passed_over: tuple[str, ...]
-
-    @property
-    def remark(self) -> str | None:
-        """One line about what was passed over, for the log; None if nothing was."""
-        if not self.passed_over:
-            return None
-        return (
-            f"passed over in {self.folder}: {_named(self.passed_over)}{_advice(self.passed_over)}"
-        )
+    remark: str | None
 
 
-def from_folder(folder: Path, *, caption: str, repeats: int = 1) -> Listing:
-    """List the pictures directly in `folder`, each `repeats` times, all with the same caption."""
-    if repeats < 1:
-        raise DataError(f"repeats is {repeats}: a picture is used at least once, pass 1 or more")
+def from_folder(
+    folder: Path, *, caption: str, repeats: int = 1, own_captions: bool = True
+) -> Listing:
+    """List the pictures directly in `folder`, and those below it that its metadata names.
+
+    A picture's caption is what the metadata says, else what stands in the text file beside it,
+    else `caption`. Without `own_captions` all have `caption`, and no other file is looked at.
+    """
     names = _names(folder)
-    pictures = [name for name in names if _is_picture(name)]
-    passed_over = tuple(name for name in names if not _is_picture(name))
+    top = [name for name in names if _is_picture(name)]
+    found = captions.of_folder(folder, names, top) if own_captions else Captions()
+    pictures = sorted({*top, *found.named}, key=_natural)
     if not pictures:
-        raise DataError(_nothing_in(folder, passed_over))
-    examples = (Example(image=folder / name, caption=caption) for name in pictures)
+        raise DataError(_nothing_in(folder, sorted(names, key=_natural)))
+    passed_over = sorted(names - found.used - set(pictures), key=_natural)
+    examples = (
+        Example(image=folder / name, caption=found.own.get(name, caption)) for name in pictures
+    )
     return Listing(
-        folder=folder,
-        examples=tuple(example for example in examples for _ in range(repeats)),
-        passed_over=passed_over,
+        examples=repeated(examples, repeats),
+        remark=_remark(folder, len(pictures), found, passed_over),
     )
 
 
-def _names(folder: Path) -> list[str]:
+def repeated(examples: Iterable[Example], repeats: int) -> tuple[Example, ...]:
+    """Each example `repeats` times, side by side."""
+    if repeats < 1:
+        raise DataError(f"repeats is {repeats}: a picture is used at least once, pass 1 or more")
+    return tuple(example for example in examples for _ in range(repeats))
+
+
+def _remark(folder: Path, pictures: int, found: Captions, passed_over: Sequence[str]) -> str | None:
+    told = []
+    if found.used:
+        told.append(
+            f"{len(found.own)} of {pictures} pictures in {folder} have captions of their own, "
+            f"{pictures - len(found.own)} the instance prompt"
+        )
+    if found.empty:
+        told.append(f"empty: {named(found.empty)}")
+    if passed_over:
+        told.append(f"passed over in {folder}: {named(passed_over)}{_advice(passed_over)}")
+    return "; ".join(told) or None
+
+
+def _names(folder: Path) -> set[str]:
+    """All names in a folder, a folder's with a slash behind it."""
     try:
         with os.scandir(folder) as entries:
-            names = [entry.name + "/" * entry.is_dir() for entry in entries]
+            return {entry.name + "/" * entry.is_dir() for entry in entries}
     except FileNotFoundError as err:
         raise DataError(f"the picture folder {folder} does not exist: check the path") from err
     except NotADirectoryError as err:
@@ -76,7 +97,6 @@ def _names(folder: Path) -> list[str]:
         raise DataError(
             f"the picture folder {folder} cannot be listed ({err.strerror}): check its permissions"
         ) from err
-    return sorted(names, key=_natural)
 
 
 def _natural(name: str) -> tuple[list[str | int], str]:
@@ -89,29 +109,29 @@ def _natural(name: str) -> tuple[list[str | int], str]:
 
 
 def _is_picture(name: str) -> bool:
-    return not name.startswith(".") and name.lower().endswith(tuple(SUFFIXES))
+    return not name.startswith(".") and name.lower().endswith(SUFFIXES)
 
 
 def _nothing_in(folder: Path, found: Sequence[str]) -> str:
     if not found:
         return f"the picture folder {folder} is empty: put pictures in it, or check the path"
     return (
-        f"no picture in {folder}, only {_named(found)}. Read are {' '.join(SUFFIXES)}"
+        f"no picture in {folder}, only {named(found)}. Read are {' '.join(SUFFIXES)}"
         f"{_advice(found)}{_deeper(folder, found)}"
     )
 
 
-def _named(names: Sequence[str]) -> str:
+def named(names: Sequence[str]) -> str:
     more = len(names) - _SHOWN
     return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
 def _advice(names: Sequence[str]) -> str:
-    photos = [name for name in names if name.lower().endswith(tuple(UNREAD_PHOTOS))]
+    photos = [name for name in names if name.lower().endswith(UNREAD_PHOTOS)]
     if not photos:
         return ""
     kinds = ", ".join(sorted({Path(name).suffix.lower() for name in photos}))
-    return f". {kinds} cannot be read: export {_named(photos)} as JPEG or PNG"
+    return f". {kinds} cannot be read: export {named(photos)} as JPEG or PNG"
 
 
 def _deeper(folder: Path, names: Sequence[str]) -> str:

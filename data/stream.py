@@ -26,6 +26,8 @@ class Purpose(IntEnum):
     LATENTS = 3
     NOISE = 4
     TIMESTEP = 5
+    CAPTION = 6
+    OFFSET = 7
 
 
 def generator(seed: int, purpose: Purpose, number: int) -> np.random.Generator:
@@ -39,8 +41,12 @@ def generator(seed: int, purpose: Purpose, number: int) -> np.random.Generator:
 
 @dataclass(frozen=True)
 class Stream:
+    """The instance examples of a run; or, with `partners`, its class examples: sample k then means
+    the partner of sample k, with draws and an order of its own."""
+
     seed: int
     examples: int
+    partners: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**64:
@@ -50,11 +56,15 @@ class Stream:
     def example(self, k: int) -> int:
         """The example of sample k: each exactly once an epoch, in an order drawn for that epoch."""
         epoch, place = divmod(k, self.examples)
-        return int(_order(self.seed, epoch, self.examples)[place])
+        return int(_order(self.seed, self._number(epoch), self.examples)[place])
 
     def generator(self, k: int, purpose: Purpose) -> np.random.Generator:
         assert purpose >= Purpose.VARIANT, f"{purpose.name} is not drawn for each sample"
-        return generator(self.seed, purpose, k)
+        return generator(self.seed, purpose, self._number(k))
+
+    def _number(self, n: int) -> int:
+        """Numbers of partners lie beyond all numbers that samples and epochs can have."""
+        return n + (1 << 64) * self.partners
 
 
 def micro_batch(

@@ -30,6 +30,9 @@ COMMANDS = {
     "train": Command(
         "mindbooth.trainer.__main__", "main", "train in this process: one card, or --debug"
     ),
+    "generate": Command(
+        "mindbooth.trainer.generate", "main", "make pictures with adapters, with a refiner or not"
+    ),
     "demo": Command(
         "mindbooth.launch.commands", "demo", "train a mini SDXL on five pictures, show the result"
     ),

@@ -24,6 +24,8 @@ from mindbooth.launch import processes
 MINDBOOTH = (sys.executable, "-m", "mindbooth.launch")
 SEVERAL = Path(__file__).parent / "integration" / "workers" / "several.py"
 LAUNCH_SEVERAL = Path(__file__).parent / "integration" / "workers" / "launch_several.py"
+FAULTY = Path(__file__).parent / "integration" / "workers" / "faulty.py"
+LAUNCH_FAULTY = Path(__file__).parent / "integration" / "workers" / "launch_faulty.py"
 LORA = "pytorch_lora_weights.safetensors"
 LIMIT_SECONDS = 300
 Flags = list[str]
@@ -147,14 +149,15 @@ def several(runs: Sequence[Flags], cwd: Path, **environ: str) -> list[Ended]:
 
 
 def several_launched(
-    workers: int, common: Flags, runs: Sequence[Flags], cwd: Path, **environ: str
-) -> Job:
+    workers: int, common: Flags, runs: Sequence[Flags], cwd: Path, *,
+    program: Path = LAUNCH_SEVERAL, **environ: str,
+) -> Job:  # fmt: skip
     """`mindbooth launch` of workers that meet once and then do several runs, each with the common
-    flags and its own."""
+    flags and its own. program: LAUNCH_SEVERAL, or LAUNCH_FAULTY."""
     cwd.mkdir(parents=True, exist_ok=True)
     (cwd / "runs.json").write_text(json.dumps(runs))
     options = launch(workers)[len(MINDBOOTH) + 1 :]
-    return run([sys.executable, LAUNCH_SEVERAL, "runs.json", *options, *common], cwd, **environ)
+    return run([sys.executable, program, "runs.json", *options, *common], cwd, **environ)
 
 
 def updates(output: Path) -> int:

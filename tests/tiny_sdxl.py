@@ -1,8 +1,10 @@
 """A tiny SDXL pipeline with random weights, in diffusers' layout: quick to compile, no torch.
 
 Two UNet levels (one with attention), a VAE that halves the picture, text encoders 32 wide; native
-size 32 px. Tokenizers and scheduler are those of examples/mini-sdxl. The names and shapes of the
-weights were recorded from diffusers: `python tests/tiny_sdxl.py` does it again.
+size 32 px. Tokenizers and scheduler are those of examples/mini-sdxl. The refiner to it has, as
+SDXL's own, no first text encoder and an aesthetic score among its five conditions on size. The
+names and shapes of the weights were recorded from diffusers: `python tests/tiny_sdxl.py` does it
+again.
 """
 
 import json
@@ -49,6 +51,10 @@ CHANGES: dict[str, dict[str, object]] = {  # to the configs of the mini SDXL
     "text_encoder": TEXT,
     "text_encoder_2": TEXT,
 }
+CHANGES["refiner_unet"] = CHANGES["unet"] | {
+    "cross_attention_dim": 32,
+    "projection_class_embeddings_input_dim": 32 + 5 * 8,
+}
 WEIGHTS = {
     "unet": "diffusion_pytorch_model.safetensors",
     "vae": "diffusion_pytorch_model.safetensors",
@@ -63,21 +69,46 @@ def write_tiny_pipeline(folder: Path, *, seed: int = 0) -> Path:
     shutil.copy(MINI / "model_index.json", folder)
     for part in ("scheduler", "tokenizer", "tokenizer_2"):
         shutil.copytree(MINI / part, folder / part)
-    shapes = json.loads(SHAPES.read_text())
-    for part, weights in WEIGHTS.items():
-        (folder / part).mkdir()
-        (folder / part / "config.json").write_text(json.dumps(config(part), indent=2))
-        values = {
-            name: random_weight(f"{seed}/{part}/{name}", tuple(shape))
-            for name, shape in shapes[part].items()
-        }
-        save_file(values, folder / part / weights, metadata={"format": "pt"})
+    for part in WEIGHTS:
+        write_part(folder, part, seed)
     return folder
 
 
-def config(part: str) -> dict[str, object]:
+def write_tiny_refiner(folder: Path, *, seed: int = 0) -> Path:
+    """The refiner to `write_tiny_pipeline`: its VAE and second text encoder, a UNet of its own."""
+    folder.mkdir(parents=True, exist_ok=True)
+    index = json.loads((MINI / "model_index.json").read_text()) | {
+        "_class_name": "StableDiffusionXLImg2ImgPipeline",
+        "force_zeros_for_empty_prompt": False,
+        "requires_aesthetics_score": True,
+        "text_encoder": [None, None],
+        "tokenizer": [None, None],
+    }
+    (folder / "model_index.json").write_text(json.dumps(index, indent=2))
+    for part in ("scheduler", "tokenizer_2"):
+        shutil.copytree(MINI / part, folder / part)
+    for part in ("vae", "text_encoder_2"):
+        write_part(folder, part, seed)
+    write_part(folder, "unet", seed, recorded="refiner_unet")
+    return folder
+
+
+def write_part(folder: Path, part: str, seed: int, recorded: str = "") -> None:
+    """Config and weights of one of WEIGHTS. recorded: its name in the record, where it has two."""
+    recorded = recorded or part
+    (folder / part).mkdir()
+    (folder / part / "config.json").write_text(json.dumps(config(recorded), indent=2))
+    values = {
+        name: random_weight(f"{seed}/{recorded}/{name}", tuple(shape))
+        for name, shape in json.loads(SHAPES.read_text())[recorded].items()
+    }
+    save_file(values, folder / part / WEIGHTS[part], metadata={"format": "pt"})
+
+
+def config(recorded: str) -> dict[str, object]:
+    part = recorded.removeprefix("refiner_")
     mini: dict[str, object] = json.loads((MINI / part / "config.json").read_text())
-    return mini | CHANGES[part]
+    return mini | CHANGES[recorded]
 
 
 def random_weight(key: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
@@ -98,6 +129,7 @@ def record_shapes() -> None:
 
     parts = {
         "unet": UNet2DConditionModel.from_config(config("unet")),
+        "refiner_unet": UNet2DConditionModel.from_config(config("refiner_unet")),
         "vae": AutoencoderKL.from_config(config("vae")),
         "text_encoder": CLIPTextModel(CLIPTextConfig(**config("text_encoder"))),
         "text_encoder_2": CLIPTextModelWithProjection(CLIPTextConfig(**config("text_encoder_2"))),

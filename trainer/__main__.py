@@ -11,12 +11,13 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from mindbooth.data.errors import DataError, RankFailed, RankStopped
 from mindbooth.ranktable.placement import Placement
 from mindbooth.ranktable.topology import RankTableError
 
+from .errors import NeverFinite
 from .stop import STATUS, StopRequest
 
 log = logging.getLogger("mindbooth.trainer")
@@ -29,27 +30,39 @@ def main(argv: Sequence[str] | None = None, prog: str = "mindbooth train") -> in
     keep_torch_out()
     hide_chatter()
     from . import report
-    from .config import ConfigError
 
     report.start()
     stop = StopRequest()
+    return ended(lambda: _run(sys.argv[1:] if argv is None else argv, prog, stop), stop)
+
+
+def ended(run: Callable[[], int], stop: StopRequest) -> int:
+    """The exit status of `run`: its own, or that of what it raised, which is told in one line."""
+    from .config import ConfigError
+
+    def tell(text: object) -> None:
+        print(f"mindbooth: error: {text}", file=sys.stderr, flush=True)
+
     try:
-        return _run(sys.argv[1:] if argv is None else argv, prog, stop)
+        return run()
     except (ConfigError, DataError, RankTableError) as err:
-        print(f"mindbooth: error: {err}", file=sys.stderr, flush=True)
+        tell(err)
         return 1 if stop.began else 2
     except RankStopped:
         return STATUS
     except RankFailed as err:
         time.sleep(SECONDS_FOR_THE_CAUSE)  # so that the rank that failed is seen to end first
-        print(f"mindbooth: error: another rank failed: {err}", file=sys.stderr, flush=True)
+        tell(f"another rank failed: {err}")
+        return 1
+    except NeverFinite as err:
+        tell(err)
         return 1
     except OSError as err:
         if err.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         where = f" ({err.filename})" if err.filename else ""
-        print(f"mindbooth: error: The disk is full{where}: free some space, then go on with "
-              "--resume_from_checkpoint latest.", file=sys.stderr, flush=True)  # fmt: skip
+        tell(f"The disk is full{where}: free some space, then go on with "
+             "--resume_from_checkpoint latest.")  # fmt: skip
         return 1
     except KeyboardInterrupt:
         return 130
@@ -72,7 +85,8 @@ def hide_chatter() -> None:
 
 
 def _run(argv: Sequence[str], prog: str, stop: StopRequest) -> int:
-    from .config import ConfigError, parse
+    from .config import ConfigError
+    from .parse import parse
 
     config, warnings = parse(argv, prog)
     place = Placement.from_environ(os.environ)

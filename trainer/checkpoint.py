@@ -1,7 +1,7 @@
 """Checkpoints: the whole state of a run, complete or not there at all.
 
     checkpoint-N/pytorch_lora_weights.safetensors    the adapter after N updates, for other tools
-    checkpoint-N/state.safetensors                   master, m, v: flat fp32 vectors
+    checkpoint-N/state.safetensors                   master, the optimizer's state, the average
     checkpoint-N/state.json                          the rest; written last inside the folder
 
 A checkpoint is written in a folder aside, which is renamed when all of it is on the disk. Because
@@ -47,6 +47,7 @@ class State:
     """Everything of a run but its vectors.
 
     update: how many updates are done. adapter: a digest of the adapter's names and shapes.
+    optimizer: AdamW or Prodigy.
     """
 
     update: int
@@ -55,6 +56,7 @@ class State:
     loss_scale: float
     sound_updates: int
     adapter: str
+    optimizer: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,10 +83,22 @@ def restore(resumed: Resumed, adapter: Adapter, step: Step) -> int:
     if state.adapter != adapter.layout():
         raise ConfigError(
             f"The checkpoint {resumed.path} is of another adapter: was it made with another --rank "
-            "or for another model?"
+            "or for another model, or with other models trained (--train_text_encoder)?"
+        )
+    optimizer = type(step.optimizer).__name__
+    if state.optimizer != optimizer:
+        raise ConfigError(
+            f"The checkpoint {resumed.path} was made with {state.optimizer}, and --optimizer is "
+            f"{optimizer} now: give the same one."
         )
     adapter.load(resumed.vectors["master"])
-    step.optimizer.load(resumed.vectors["m"], resumed.vectors["v"])
+    step.optimizer.load(resumed.vectors)
+    if step.average:
+        if "average" not in resumed.vectors:
+            raise ConfigError(
+                f"The checkpoint {resumed.path} was made without --ema_decay: leave it out."
+            )
+        step.average.load(resumed.vectors)
     step.scale.value, step.scale.sound = state.loss_scale, state.sound_updates
     return state.update
 
@@ -99,9 +113,12 @@ def save(run: Run, done: int, adapter: Adapter, step: Step, meeting: Meeting) ->
             loss_scale=step.scale.value,
             sound_updates=step.scale.sound,
             adapter=adapter.layout(),
+            optimizer=type(step.optimizer).__name__,
         )
-        vectors = {"master": adapter.master.asnumpy(), **step.optimizer.moments()}
-        path = write(run.output, state, vectors, adapter.arrays(), adapter.metadata)
+        vectors = {"master": adapter.master.asnumpy(), **step.optimizer.state()}
+        if step.average:
+            vectors |= step.average.state()
+        path = write(run.output, state, vectors, step.tensors(), adapter.metadata)
         log.info("Saved %s.", path)
         if run.config.output.checkpoints_total_limit is not None:
             rotate(run.output, run.config.output.checkpoints_total_limit)
@@ -127,9 +144,13 @@ def write(
     except OSError:
         shutil.rmtree(aside, ignore_errors=True)  # room for others on a full disk
         raise
-    shutil.rmtree(final, ignore_errors=True)  # the same update of the same run, from before
+    earlier = folder / f".checkpoint-{state.update}.old"  # the same update, from before
+    shutil.rmtree(earlier, ignore_errors=True)
+    if final.exists():
+        os.replace(final, earlier)
     os.replace(aside, final)
     _sync(folder)
+    shutil.rmtree(earlier, ignore_errors=True)
     return final
 
 
@@ -169,6 +190,12 @@ def set_aside(folder: Path) -> None:
     for path in found:
         path.rename(aside / path.name)
     log.info("This is a new run; the checkpoints of an earlier one are in %s now.", aside)
+
+
+def clean(folder: Path) -> None:
+    """Removes what a run that was killed while saving has left."""
+    for path in folder.glob(".checkpoint-*"):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def rotate(folder: Path, keep: int) -> None:

@@ -1,37 +1,38 @@
-"""The training options: declared once, as dataclasses, from which the command line is derived.
+"""The training options: declared once, as dataclasses; `parse.py` makes the command line of them.
 
-Names and defaults are those of the well-known train_dreambooth_lora_sdxl.py; options of our own
-stand in `RunConfig`. `parse()` reads the arguments and, for --config, one YAML file.
+Names and defaults are those of the well-known train_dreambooth_lora_sdxl.py (mindone's, and where
+that lacks one, Hugging Face diffusers'); options of our own say so in docs/flags.md.
 """
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import difflib
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal, NoReturn
-
-import yaml
-from transformers import HfArgumentParser
+from typing import Any, Literal
 
 from mindbooth.data import stream
 
 from .rates import SCHEDULES
+
+Precision = Literal["no", "fp16", "bf16"]
 
 
 class ConfigError(ValueError):
     """A mistake in the options, told in one line; the program ends with status 2."""
 
 
-def _option(default: Any, text: str, *aliases: str) -> Any:
+def option(default: Any, text: str, *aliases: str) -> Any:
+    """A field that is a flag: its default, and its line of --help."""
     return field(default=default, metadata={"help": text, "aliases": list(aliases)})
 
 
 def _required(text: str) -> Any:
     return field(metadata={"help": text})
+
+
+def _several(text: str) -> Any:
+    """One or more words behind one flag, or the flag again."""
+    return field(default=None, metadata={"help": text, "aliases": [], "action": "extend"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,36 +44,51 @@ class ModelConfig:
     pretrained_model_name_or_path: str = _required(
         "The SDXL model: a folder in diffusers' layout, or a model id of the Hugging Face hub."
     )
-    pretrained_vae_model_name_or_path: str | None = _option(
+    pretrained_vae_model_name_or_path: str | None = option(
         None, "A better VAE than the model's own, e.g. madebyollin/sdxl-vae-fp16-fix."
     )
-    revision: str | None = _option(None, "Revision of the model on the hub.")
-    variant: str | None = _option(
+    revision: str | None = option(None, "Revision of the model on the hub.")
+    variant: str | None = option(
         None, 'Which weight files to take, e.g. "fp16" for *.fp16.safetensors.'
     )
-    cache_dir: str | None = _option(None, "Where the hub's downloads are kept.")
+    cache_dir: str | None = option(None, "Where the hub's downloads are kept.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """The pictures, and how they become training samples."""
+    """The pictures, their captions, and how they become training samples."""
 
     _argument_group_name = "data"
 
-    instance_data_dir: str = _required("The folder with the subject's pictures.")
+    instance_data_dir: str | None = option(
+        None,
+        "The folder with the subject's pictures. A picture's own caption stands in a .txt file "
+        "beside it or in metadata.jsonl.",
+    )
     instance_prompt: str = _required(
         'The caption of these pictures, with a rare word, e.g. "a photo of sks dog".'
     )
-    resolution: int = _option(1024, "Pictures are resized and cropped to this many pixels square.")
-    center_crop: bool = _option(
+    dataset_name: str | None = option(
+        None, "Instead of a folder: a dataset of the Hugging Face hub, or a local one."
+    )
+    dataset_config_name: str | None = option(None, "Which configuration of that dataset.")
+    image_column: str = option("image", "The dataset's column with pictures.")
+    caption_column: str | None = option(
+        None, "The dataset's column with captions. Default: all have --instance_prompt."
+    )
+    caption_dropout: float = option(
+        0.0, "The share of samples that are trained with the empty prompt, in [0, 1)."
+    )
+    resolution: int = option(1024, "Pictures are resized and cropped to this many pixels square.")
+    center_crop: bool = option(
         False, "Crop from the centre, not from a place drawn for each picture."
     )
-    random_flip: bool = _option(False, "Flip half of the samples left to right.")
+    random_flip: bool = option(False, "Flip half of the samples left to right.")
     image_interpolation_mode: Literal[
         "lanczos", "bicubic", "bilinear", "box", "hamming", "nearest"
-    ] = _option("lanczos", "How pictures are resized.")
-    repeats: int = _option(1, "How many times each picture counts in an epoch.")
-    latent_cache_dir: str | None = _option(
+    ] = option("lanczos", "How pictures are resized.")
+    repeats: int = option(1, "How many times each picture counts in an epoch.")
+    latent_cache_dir: str | None = option(
         None,
         "The cache of VAE latents and text embeddings, shared by all runs. Default: mindbooth "
         "under $XDG_CACHE_HOME or ~/.cache.",
@@ -82,50 +98,156 @@ class DataConfig:
         _positive(self, "resolution", "repeats")
         if self.resolution % 8:
             raise ConfigError(f"--resolution {self.resolution} is no multiple of 8.")
+        if (self.instance_data_dir is None) == (self.dataset_name is None):
+            both = "both" if self.dataset_name else "neither"
+            raise ConfigError(
+                f"The pictures come from --instance_data_dir or from --dataset_name; {both} was "
+                "given."
+            )
+        if not 0 <= self.caption_dropout < 1:
+            raise ConfigError(f"--caption_dropout {self.caption_dropout} is not in [0, 1).")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PriorConfig:
+    """Prior preservation: pictures of the class keep the model from forgetting it."""
+
+    _argument_group_name = "prior preservation"
+
+    with_prior_preservation: bool = option(
+        False, "Train on pictures of the class too, so that not every dog becomes yours."
+    )
+    class_data_dir: str | None = option(
+        None, "The folder with them; what is missing there is made by the model."
+    )
+    class_prompt: str | None = option(None, 'Their caption, e.g. "a photo of a dog".')
+    num_class_images: int = option(100, "How many there must be.")
+    prior_loss_weight: float = option(1.0, "The weight of their loss.")
+    sample_batch_size: int = option(4, "How many a device makes at once.")
+    prior_generation_precision: Literal["no", "fp32", "fp16", "bf16"] | None = option(
+        None, "What the model computes in when it makes them. Default: that of --mixed_precision."
+    )
+
+    def __post_init__(self) -> None:
+        _positive(self, "num_class_images", "sample_batch_size")
+        if not self.prior_loss_weight >= 0:
+            raise ConfigError(f"--prior_loss_weight {self.prior_loss_weight} is below 0.")
+        for name in ("class_data_dir", "class_prompt"):
+            if self.with_prior_preservation and not getattr(self, name):
+                raise ConfigError(f"--with_prior_preservation needs --{name}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectiveConfig:
+    """What the UNet is asked to predict, and how much each sample counts."""
+
+    _argument_group_name = "objective"
+
+    do_edm_style_training: bool = option(
+        False,
+        "Train in the formulation of EDM (https://arxiv.org/abs/2206.00364). Done in any case "
+        "with models made in it, such as Playground v2.5.",
+    )
+    snr_gamma: float | None = option(
+        None, "Weigh samples by min-SNR (https://arxiv.org/abs/2303.09556); 5.0 is usual."
+    )
+    noise_offset: float = option(
+        0.0, "Noise added to a channel as a whole, for very dark and very bright pictures."
+    )
+
+    def __post_init__(self) -> None:
+        _positive(self, "snr_gamma")
+        if not self.noise_offset >= 0:
+            raise ConfigError(f"--noise_offset {self.noise_offset} is below 0.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterConfig:
+    """The adapter: what is trained."""
+
+    _argument_group_name = "adapter"
+
+    rank: int = option(4, "Rank of the LoRA matrices; alpha is the same.", "--lora_rank")
+    lora_dropout: float = option(0.0, "Share of a LoRA layer's inputs that are zeroed, in [0, 1).")
+    train_text_encoder: bool = option(False, "Train LoRA on both text encoders too.")
+    ema_decay: float | None = option(
+        None,
+        "Keep a moving average of the adapter, e.g. 0.999; it is what is exported and shown.",
+    )
+
+    def __post_init__(self) -> None:
+        _positive(self, "rank")
+        for name in ("lora_dropout", "ema_decay"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < 1:
+                raise ConfigError(f"--{name} {value} is not in [0, 1).")
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
-    """The adapter and how it is trained."""
+    """How it is trained."""
 
     _argument_group_name = "training"
 
-    rank: int = _option(4, "Rank of the LoRA matrices; alpha is the same.", "--lora_rank")
-    train_batch_size: int = _option(4, "Samples a device takes at once.")
-    gradient_accumulation_steps: int = _option(1, "Batches a device sums up for one update.")
-    num_train_epochs: int = _option(1, "How often each picture is seen.")
-    max_train_steps: int | None = _option(None, "Number of updates; overrides the epochs.")
-    learning_rate: float = _option(1e-4, "The learning rate after the warm-up.")
-    lr_scheduler: str = _option("constant", f"One of {', '.join(SCHEDULES)}.")
-    lr_warmup_steps: int = _option(500, "Updates of warm-up; `constant` has none.")
-    lr_num_cycles: int = _option(1, "Hard restarts of cosine_with_restarts.")
-    lr_power: float = _option(1.0, "Power of polynomial.")
-    optimizer: str = _option("AdamW", "AdamW, with the semantics of torch's.")
-    adam_beta1: float = _option(0.9, "Decay of the first moment.")
-    adam_beta2: float = _option(0.999, "Decay of the second moment.")
-    adam_weight_decay: float = _option(1e-4, "Decoupled weight decay.")
-    adam_epsilon: float = _option(1e-8, "Added to the root of the second moment.")
-    max_grad_norm: float = _option(1.0, "Gradients are clipped to this norm.")
-    mixed_precision: Literal["no", "fp16", "bf16"] | None = _option(
-        None, "What the frozen models compute in: fp16, or fp32 with `no` (the default)."
+    train_batch_size: int = option(4, "Samples a device takes at once.")
+    gradient_accumulation_steps: int = option(1, "Batches a device sums up for one update.")
+    num_train_epochs: int = option(1, "How often each picture is seen.")
+    max_train_steps: int | None = option(None, "Number of updates; overrides the epochs.")
+    learning_rate: float = option(1e-4, "The learning rate after the warm-up.")
+    text_encoder_lr: float = option(5e-6, "The text encoders' learning rate.")
+    scale_lr: bool = option(
+        False, "Multiply --learning_rate by the number of samples of an update."
     )
-    seed: int | None = _option(None, "Seed of the run. Default: drawn, and written to config.yaml.")
+    lr_scheduler: str = option("constant", f"One of {', '.join(SCHEDULES)}.")
+    lr_warmup_steps: int = option(500, "Updates of warm-up; `constant` has none.")
+    lr_num_cycles: int = option(1, "Hard restarts of cosine_with_restarts.")
+    lr_power: float = option(1.0, "Power of polynomial.")
+    optimizer: str = option(
+        "AdamW", "AdamW, with the semantics of torch's, or prodigy (with --learning_rate 1)."
+    )
+    adam_beta1: float = option(0.9, "Decay of the first moment.")
+    adam_beta2: float = option(0.999, "Decay of the second moment.")
+    adam_weight_decay: float = option(1e-4, "Decoupled weight decay.")
+    adam_weight_decay_text_encoder: float = option(1e-3, "That of the text encoders.")
+    adam_epsilon: float = option(1e-8, "Added to the root of the second moment.")
+    prodigy_beta3: float | None = option(
+        None, "Decay of Prodigy's step size estimate. Default: the root of --adam_beta2."
+    )
+    prodigy_decouple: bool = option(True, "Decoupled weight decay in Prodigy.")
+    prodigy_use_bias_correction: bool = option(True, "Bias correction in Prodigy.")
+    prodigy_safeguard_warmup: bool = option(
+        True, "Keep the warm-up out of Prodigy's step size estimate."
+    )
+    max_grad_norm: float = option(1.0, "Gradients are clipped to this norm.")
+    gradient_checkpointing: bool = option(
+        False, "Compute activations again in the backward pass: less memory, a third slower."
+    )
+    mixed_precision: Precision | None = option(
+        None, "What the frozen models compute in: fp16, bf16, or fp32 with `no` (the default)."
+    )
+    seed: int | None = option(None, "Seed of the run. Default: drawn, and written to config.yaml.")
 
     def __post_init__(self) -> None:
         _positive(
-            self, "rank", "train_batch_size", "gradient_accumulation_steps", "num_train_epochs",
-            "max_train_steps", "max_grad_norm", "adam_epsilon", "lr_num_cycles",
+            self, "train_batch_size", "gradient_accumulation_steps", "num_train_epochs",
+            "max_train_steps", "max_grad_norm", "adam_epsilon", "lr_num_cycles", "prodigy_beta3",
         )  # fmt: skip
-        if not self.learning_rate >= 0:
-            raise ConfigError(f"--learning_rate {self.learning_rate} is below 0.")
-        if self.optimizer.lower() != "adamw":
-            raise ConfigError(f"--optimizer {self.optimizer}: there is AdamW.")
+        for name in ("learning_rate", "text_encoder_lr"):
+            if not getattr(self, name) >= 0:
+                raise ConfigError(f"--{name} {getattr(self, name)} is below 0.")
+        if self.optimizer.lower() not in ("adamw", "prodigy"):
+            raise ConfigError(f"--optimizer {self.optimizer}: there are AdamW and prodigy.")
         if self.lr_scheduler not in SCHEDULES:
             raise ConfigError(
                 f"--lr_scheduler {self.lr_scheduler}: there is {', '.join(SCHEDULES)}."
             )
         if self.seed is not None and not 0 <= self.seed < 2**63:
             raise ConfigError(f"--seed {self.seed} is not in 0..2**63 - 1.")
+
+    @property
+    def uses_prodigy(self) -> bool:
+        """Whether the optimizer is Prodigy, and not AdamW."""
+        return self.optimizer.lower() == "prodigy"
 
     def updates(self, examples: int, samples_per_update: int) -> int:
         """How many updates the run has, where each takes so many samples over all devices."""
@@ -135,6 +257,10 @@ class OptimConfig:
             self.num_train_epochs, samples_per_update=samples_per_update, examples=examples
         )
 
+    def peak_rate(self, samples_per_update: int) -> float:
+        """The learning rate after the warm-up: multiplied by G with --scale_lr."""
+        return self.learning_rate * (samples_per_update if self.scale_lr else 1)
+
 
 @dataclass(frozen=True, kw_only=True)
 class OutputConfig:
@@ -142,22 +268,39 @@ class OutputConfig:
 
     _argument_group_name = "output"
 
-    output_dir: str = _option("lora-dreambooth-model", "Where everything is written.")
-    validation_prompt: str | None = _option(
-        None, "Make pictures of this prompt while training and at the end."
+    output_dir: str = option("lora-dreambooth-model", "Where everything is written.")
+    output_kohya_format: bool = option(
+        False, "Also write the adapter under the names that ComfyUI and A1111 load."
     )
-    num_validation_images: int = _option(4, "How many pictures each time.")
-    validation_epochs: int = _option(50, "Make them every so many epochs.")
-    checkpointing_steps: int = _option(500, "Save a checkpoint every so many updates.")
-    checkpoints_total_limit: int | None = _option(None, "Keep the newest so many checkpoints.")
-    resume_from_checkpoint: str | None = _option(
+    validation_prompt: list[str] | None = _several(
+        "Make pictures of this prompt, or of several, while training and at the end."
+    )
+    num_validation_images: int = option(4, "How many pictures of each prompt.")
+    validation_epochs: int = option(50, "Make them every so many epochs.")
+    validation_steps: int | None = option(
+        None, "Make them every so many updates instead of by epochs."
+    )
+    checkpointing_steps: int = option(500, "Save a checkpoint every so many updates.")
+    checkpoints_total_limit: int | None = option(None, "Keep the newest so many checkpoints.")
+    resume_from_checkpoint: str | None = option(
         None, '"latest", or the path of a checkpoint-N folder: go on from there.'
+    )
+    report_to: str = option(
+        "tensorboard", "Where figures and pictures are shown: tensorboard, wandb, all, or none."
+    )
+    logging_dir: str = option("logs", "The folder for that, within --output_dir.")
+    push_to_hub: bool = option(False, "Upload adapter, card and pictures to the hub at the end.")
+    hub_model_id: str | None = option(
+        None, "The repository there. Default: the name of --output_dir."
+    )
+    hub_token: str | None = option(
+        None, "The token to write with; better kept in HF_TOKEN, or by hf auth login."
     )
 
     def __post_init__(self) -> None:
         _positive(
-            self, "num_validation_images", "validation_epochs", "checkpointing_steps",
-            "checkpoints_total_limit",
+            self, "num_validation_images", "validation_epochs", "validation_steps",
+            "checkpointing_steps", "checkpoints_total_limit",
         )  # fmt: skip
 
 
@@ -167,17 +310,17 @@ class RunConfig:
 
     _argument_group_name = "run"
 
-    config: str | None = _option(None, "A YAML file with options by name; flags override it.")
-    distributed: bool = _option(False, "Join msrun's other workers (always done under msrun).")
-    device_target: Literal["auto", "Ascend", "CPU"] = _option("auto", "What to compute on.")
-    mode: Literal["graph", "pynative"] = _option(
-        "graph", "Compile the UNet's forward and backward, or run them operator by operator."
+    config: str | None = option(None, "A YAML file with options by name; flags override it.")
+    distributed: bool = option(False, "Join msrun's other workers (always done under msrun).")
+    device_target: Literal["auto", "Ascend", "CPU"] = option("auto", "What to compute on.")
+    mode: Literal["graph", "pynative"] = option(
+        "graph", "Compile the forward and backward pass, or run it operator by operator."
     )
-    allreduce_dtype: Literal["fp16", "fp32"] = _option("fp16", "What gradients travel in.")
-    debug: bool = _option(
+    allreduce_dtype: Literal["fp16", "fp32"] = option("fp16", "What gradients travel in.")
+    debug: bool = option(
         False,
         "For a debugger: PyNative, one operator after the other, every layer checked for "
-        "non-finite values, the first batch as pictures, a table of timings at the end.",
+        "non-finite values, the first batch as pictures, a table of timings and memory at the end.",
     )
 
 
@@ -187,186 +330,30 @@ class TrainConfig:
 
     model: ModelConfig
     data: DataConfig
+    prior: PriorConfig
+    objective: ObjectiveConfig
+    adapter: AdapterConfig
     optim: OptimConfig
     output: OutputConfig
     run: RunConfig
 
     def __post_init__(self) -> None:
-        if self.optim.mixed_precision == "bf16":
-            raise ConfigError("--mixed_precision bf16 is not there yet: use fp16 or no.")
+        if self.objective.do_edm_style_training and self.objective.snr_gamma is not None:
+            raise ConfigError(
+                "--snr_gamma and --do_edm_style_training don't go together: EDM weighs noise "
+                "levels itself. Leave one out."
+            )
 
     def flat(self) -> dict[str, Any]:
-        """Every option by its flag's name, as config.yaml has it."""
-        parts = (self.model, self.data, self.optim, self.output, self.run)
+        """Every option by its flag's name, as config.yaml has it; no secret among them."""
+        parts = (getattr(self, part.name) for part in dataclasses.fields(self))
         flat = {k: v for part in parts for k, v in dataclasses.asdict(part).items()}
-        del flat["config"]
+        del flat["config"], flat["hub_token"]
         return flat
-
-
-GROUPS = (ModelConfig, DataConfig, OptimConfig, OutputConfig, RunConfig)
-
-# Flags of the well-known script that change nothing here, and why.
-WITHOUT_EFFECT = {
-    "dataloader_num_workers": "batches come from the cache, through one thread",
-    "enable_xformers_memory_efficient_attention": "flash attention is on where Ascend has it",
-    "enable_mindspore_data_sink": "the step is fed by a prefetching thread",
-}
-
-
-# Flags of the well-known script that are not there yet: told as such, and never ignored.
-NOT_YET = {
-    "adam_weight_decay_text_encoder", "allow_tf32", "caption_column", "class_data_dir",
-    "class_prompt", "dataset_config_name", "dataset_name", "do_edm_style_training",
-    "gradient_checkpointing", "hub_model_id", "hub_token", "image_column", "local_rank",
-    "logging_dir", "lora_dropout", "num_class_images", "output_kohya_format",
-    "prior_generation_precision", "prior_loss_weight", "prodigy_beta3", "prodigy_decouple",
-    "prodigy_safeguard_warmup", "prodigy_use_bias_correction", "push_to_hub", "report_to",
-    "sample_batch_size", "scale_lr", "snr_gamma", "text_encoder_lr", "train_text_encoder",
-    "use_8bit_adam", "use_dora", "with_prior_preservation",
-}  # fmt: skip
-
-
-class _Words(yaml.SafeLoader):
-    """YAML in which `no` is a word, as in --mixed_precision no; the flags' parser reads true."""
-
-
-_Words.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in found if tag != "tag:yaml.org,2002:bool"]
-    for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-
-
-class _Help(argparse.HelpFormatter):
-    """Each option once, under the name that people know, with its default where it has one."""
-
-    def _format_action_invocation(self, action: argparse.Action) -> str:
-        names = [name for name in action.option_strings if "-" not in name[2:]]
-        return ", ".join(names) + self._value(action)
-
-    def _value(self, action: argparse.Action) -> str:
-        if action.nargs == 0 or isinstance(action.const, bool):
-            return ""
-        if action.choices:
-            return f" {'|'.join(map(str, action.choices))}"
-        word = {int: "N", float: "X"}.get(action.type, "TEXT")  # type: ignore[call-overload]
-        return f" {word}"
-
-    def _get_help_string(self, action: argparse.Action) -> str:
-        text = action.help or ""
-        if action.default in (None, False, argparse.SUPPRESS, dataclasses.MISSING):
-            return text
-        return f"{text} Default: %(default)s."
-
-
-class _Parser(HfArgumentParser):
-    """Its errors are ours."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message[0].upper()}{message[1:]}. See --help.")
-
-
-def parser(prog: str = "mindbooth train") -> HfArgumentParser:
-    """The parser of all training flags."""
-    return _Parser(
-        GROUPS,
-        prog=prog,
-        allow_abbrev=False,
-        formatter_class=lambda prog: _Help(prog, max_help_position=30, width=100),
-        usage=f"{prog} --pretrained_model_name_or_path MODEL --instance_data_dir FOLDER\n"
-        "         --instance_prompt TEXT [options]",
-        description="DreamBooth LoRA for Stable Diffusion XL: trains an adapter on a few pictures.",
-        epilog="3 to 5 pictures, a prompt with a rare word such as sks, and some hundred updates "
-        "are a good start; for SDXL --learning_rate 1e-4. Several cards: mindbooth launch.",
-    )
-
-
-def parse(argv: Sequence[str], prog: str = "mindbooth train") -> tuple[TrainConfig, list[str]]:
-    """The options in `argv`, and the warnings that go with them. Raises ConfigError."""
-    asked = parser(prog)
-    known = {name for action in asked._actions for name in action.option_strings}
-    given, warnings = _drop_without_effect(argv)
-    _same_rank(given)
-    argv = [*_from_file(given, known), *given]
-    *groups, rest = asked.parse_args_into_dataclasses(
-        argv, return_remaining_strings=True, look_for_args_file=False
-    )
-    if rest:
-        flag = rest[0].split("=")[0]
-        if _plain(flag) in NOT_YET:
-            raise ConfigError(f"{flag} of train_dreambooth_lora_sdxl.py is not there yet.")
-        near = difflib.get_close_matches(flag, known, 1)
-        hint = f"The nearest is {near[0]}." if near else "See --help."
-        raise ConfigError(f"There is no option {flag}. {hint}")
-    model, data, optim, output, run = groups
-    config = TrainConfig(model=model, data=data, optim=optim, output=output, run=run)
-    return config, warnings
-
-
-def _from_file(argv: Sequence[str], known: set[str]) -> list[str]:
-    """The YAML file that --config names, as arguments: `1e-3` is then a number there too."""
-    path = None
-    for i, word in enumerate(argv):
-        if word == "--config" and i + 1 < len(argv):
-            path = argv[i + 1]
-        elif word.startswith("--config="):
-            path = word.split("=", 1)[1]
-    if path is None:
-        return []
-    try:
-        found = yaml.load(Path(path).expanduser().read_text(encoding="utf-8"), _Words) or {}
-    except (OSError, UnicodeDecodeError) as err:
-        raise ConfigError(f"--config {path} can't be read: {err}.") from err
-    except yaml.YAMLError as err:
-        raise ConfigError(f"--config {path} is no YAML: {' '.join(str(err).split())}") from err
-    if not isinstance(found, dict):
-        raise ConfigError(f"--config {path} holds no options by name.")
-    arguments = []
-    for name, value in found.items():
-        if name == "versions" or name in WITHOUT_EFFECT or value is None:
-            continue
-        if f"--{name}" not in known:
-            near = difflib.get_close_matches(f"--{name}", known, 1)
-            hint = f" The nearest is {near[0][2:]}." if near else ""
-            raise ConfigError(f"--config {path}: there is no option {name}.{hint}")
-        arguments.append(f"--{name}={value}")
-    return arguments
-
-
-def _drop_without_effect(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    kept: list[str] = []
-    warnings = []
-    words = list(argv)
-    while words:
-        word = words.pop(0)
-        name = _plain(word.split("=")[0])
-        if word.startswith("--") and name in WITHOUT_EFFECT:
-            warnings.append(f"--{name} has no effect: {WITHOUT_EFFECT[name]}.")
-            if "=" not in word and words and not words[0].startswith("--"):
-                words.pop(0)
-        else:
-            kept.append(word)
-    return kept, warnings
-
-
-def _plain(flag: str) -> str:
-    """An option's name: --instance-prompt is instance_prompt."""
-    return flag.removeprefix("--").replace("-", "_")
-
-
-def _same_rank(argv: Sequence[str]) -> None:
-    """--rank and --lora_rank are one option: two values for it are a mistake."""
-    given: dict[str, str] = {}
-    for i, word in enumerate(argv):
-        name, _, value = word.partition("=")
-        if name in ("--rank", "--lora_rank", "--lora-rank"):
-            given[name] = value or (argv[i + 1] if i + 1 < len(argv) else "")
-    if len(set(given.values())) > 1:
-        told = " and ".join(f"{name} {value}" for name, value in given.items())
-        raise ConfigError(f"{told} are one option with two values: give one.")
 
 
 def _positive(config: Any, *names: str) -> None:
     for name in names:
         value = getattr(config, name)
-        if value is not None and value <= 0:
+        if value is not None and not value > 0:
             raise ConfigError(f"--{name} {value} is not above 0.")

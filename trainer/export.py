@@ -1,8 +1,14 @@
-"""The adapter as a file that other tools load, the model card, and config.yaml.
+"""The adapter as files that other tools load, and config.yaml.
 
-`pytorch_lora_weights.safetensors` has diffusers' names, `unet.<layer>.lora.down.weight` (A) and
-`.lora.up.weight` (B), and the peft configuration in its header, so that rank and scale need no
-guessing. Everything is written aside and renamed: a reader sees a whole file or none.
+    pytorch_lora_weights.safetensors, for diffusers and mindone
+        unet.<layer>.lora.down.weight (A) and .lora.up.weight (B)
+        text_encoder.<layer>.lora_linear_layer.down.weight and .up.weight; so in text_encoder_2
+    pytorch_lora_weights_kohya.safetensors, for ComfyUI and A1111
+        lora_unet_<layer with _ for .>.lora_down.weight, .lora_up.weight and .alpha (a number);
+        lora_te1_ and lora_te2_ for the text encoders
+
+Both hold the same numbers. Headers name rank and alpha, so that the strength needs no guessing.
+Everything is written aside and renamed: a reader sees a whole file or none.
 """
 
 from __future__ import annotations
@@ -10,7 +16,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import yaml
@@ -21,43 +27,74 @@ from mindbooth.data.atomic import replace_file
 from . import report
 from .config import TrainConfig
 
-if TYPE_CHECKING:
-    from .run import Run
-
 NAME = "pytorch_lora_weights.safetensors"
+KOHYA_NAME = "pytorch_lora_weights_kohya.safetensors"
+KOHYA_PREFIXES = {"unet": "lora_unet_", "text_encoder": "lora_te1_", "text_encoder_2": "lora_te2_"}
+
+Tensors = Mapping[str, np.ndarray]
+Metadata = Mapping[str, Mapping[str, Any]]
 
 
-def diffusers_names(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The adapter's tensors (`...lora_A.weight`) under the names that diffusers saves."""
-    words = {".lora_A.": ".lora.down.", ".lora_B.": ".lora.up."}
-    named = {}
-    for name, tensor in tensors.items():
-        for ours, theirs in words.items():
-            name = name.replace(ours, theirs)
-        named[name] = np.ascontiguousarray(tensor)  # safetensors takes the bytes as they lie
-    return named
+def adapter(folder: Path, tensors: Tensors, metadata: Metadata) -> Path:
+    """Writes the file for diffusers into `folder`.
 
-
-def card(run: Run, picture: str | None) -> None:
-    """Writes the model card. picture: path within the output folder of the last pictures."""
-    text = model_card(
-        run.config, seed=run.seed, updates=run.updates,
-        samples_per_update=run.batching.samples_per_update, picture=picture,
-    )  # fmt: skip
-    replace_file(run.output / "README.md", text.encode())
-
-
-def adapter(folder: Path, tensors: Mapping[str, np.ndarray],
-            metadata: Mapping[str, Mapping[str, Any]]) -> Path:  # fmt: skip
-    """Writes the LoRA file into `folder`. metadata: the peft configuration by model prefix."""
+    tensors: by the names of the run, "unet.<layer>.lora_A.weight". metadata: the peft configuration
+    of each of their first words.
+    """
     flat = {f"{k}.{name}": v for k, part in metadata.items() for name, v in part.items()}
     header = {
         "format": "pt",
         "lora_adapter_metadata": json.dumps(flat, indent=2, sort_keys=True, default=_plain),
     }
-    path = folder / NAME
-    replace_file(path, save(diffusers_names(tensors), metadata=header))
-    return path
+    return _write(folder / NAME, diffusers_names(tensors), header)
+
+
+def kohya(folder: Path, tensors: Tensors, metadata: Metadata, config: TrainConfig) -> Path:
+    """Writes the file for ComfyUI and A1111 into `folder`; the arguments are those of `adapter`."""
+    header = kohya_header(metadata, config)
+    return _write(folder / KOHYA_NAME, kohya_names(tensors, metadata), header)
+
+
+def diffusers_names(tensors: Tensors) -> dict[str, np.ndarray]:
+    """The tensors under the names that diffusers saves."""
+    named = {}
+    for name, tensor in tensors.items():
+        inside = "lora" if name.startswith("unet.") else "lora_linear_layer"
+        for ours, theirs in ((".lora_A.", "down"), (".lora_B.", "up")):
+            name = name.replace(ours, f".{inside}.{theirs}.")
+        named[name] = tensor
+    return named
+
+
+def kohya_names(tensors: Tensors, metadata: Metadata) -> dict[str, np.ndarray]:
+    """The tensors under the names of kohya's trainer, and an alpha for each layer."""
+    matrices = {"lora_A": "lora_down", "lora_B": "lora_up"}
+    named = {}
+    for name, tensor in tensors.items():
+        path, matrix = name.removesuffix(".weight").rsplit(".", 1)
+        part, layer = path.split(".", 1)
+        module = KOHYA_PREFIXES[part] + layer.replace(".", "_")
+        named[f"{module}.{matrices[matrix]}.weight"] = tensor
+        named[f"{module}.alpha"] = np.array(metadata[part]["lora_alpha"], tensor.dtype)
+    return named
+
+
+def kohya_header(metadata: Metadata, config: TrainConfig) -> dict[str, str]:
+    """What tools that read kohya's files look for: rank, alpha, kind of model, title, prompt."""
+    unet = metadata["unet"]
+    resolution = config.data.resolution
+    return {
+        "ss_network_module": "networks.lora",
+        "ss_network_dim": str(unet["r"]),
+        "ss_network_alpha": str(unet["lora_alpha"]),
+        "ss_base_model_version": "sdxl_base_v1-0",  # kohya's word for any SDXL
+        "modelspec.sai_model_spec": "1.0.0",
+        "modelspec.architecture": "stable-diffusion-xl-v1-base/lora",
+        "modelspec.implementation": "diffusers",
+        "modelspec.title": Path(config.output.output_dir).expanduser().resolve().name,
+        "modelspec.resolution": f"{resolution}x{resolution}",
+        "modelspec.trigger_phrase": config.data.instance_prompt,
+    }
 
 
 def config_file(path: Path, config: TrainConfig, seed: int) -> None:
@@ -67,51 +104,11 @@ def config_file(path: Path, config: TrainConfig, seed: int) -> None:
     replace_file(path, text.encode())
 
 
-def model_card(config: TrainConfig, *, seed: int, updates: int, samples_per_update: int,
-               picture: str | None) -> str:  # fmt: skip
-    """The text of README.md, with the front matter that hubs read: base model, prompt, picture."""
-    base_model = config.model.pretrained_model_name_or_path
-    prompt = config.data.instance_prompt
-    front: dict[str, Any] = {
-        "base_model": base_model,
-        "library_name": "diffusers",
-        "instance_prompt": prompt,
-        "tags": [
-            "text-to-image", "diffusers", "lora", "template:sd-lora", "stable-diffusion-xl",
-            "stable-diffusion-xl-diffusers", "dreambooth", "mindspore",
-        ],
-    }  # fmt: skip
-    if picture and config.output.validation_prompt:
-        front["widget"] = [{"text": config.output.validation_prompt, "output": {"url": picture}}]
-    optim = config.optim
-    local = Path(base_model).expanduser().is_dir()
-    base = f"`{base_model}`" if local else f"[{base_model}](https://huggingface.co/{base_model})"
-    shown = f"\n![Pictures of: {config.output.validation_prompt}]({picture})\n" if picture else ""
-    vae = config.model.pretrained_vae_model_name_or_path
-    body = f"""
-# SDXL LoRA DreamBooth: {prompt}
-
-LoRA weights for {base}, trained with DreamBooth on MindSpore by mindbooth. Say
-`{prompt}` to get the subject.
-{shown}
-| | |
-|---|---|
-| rank | {optim.rank} |
-| updates | {updates} of {samples_per_update} pictures each |
-| learning rate | {optim.learning_rate}, {optim.lr_scheduler} |
-| resolution | {config.data.resolution} |
-| text encoders | not trained |
-| VAE for training | {vae or "the model's own"} |
-| seed | {seed} |
-
-```python
-from diffusers import AutoPipelineForText2Image
-pipeline = AutoPipelineForText2Image.from_pretrained({base_model!r})
-pipeline.load_lora_weights("this folder", weight_name="{NAME}")
-picture = pipeline({prompt!r}).images[0]
-```
-"""
-    return f"---\n{yaml.safe_dump(front, sort_keys=False, allow_unicode=True)}---\n{body}"
+def _write(path: Path, tensors: Tensors, header: dict[str, str]) -> Path:
+    # safetensors takes the bytes as they lie; ascontiguousarray would make vectors of numbers.
+    whole = {name: np.asarray(tensor, order="C") for name, tensor in tensors.items()}
+    replace_file(path, save(whole, metadata=header))
+    return path
 
 
 def _plain(value: Any) -> Any:

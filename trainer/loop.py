@@ -1,131 +1,168 @@
 """Training, from a run's inputs to the saved adapter: `train()` is the order of events.
 
 Called by __main__ after the group is joined; every rank runs it. Only rank 0 writes into the
-output folder.
+output folder, and each rank the class images that it makes.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
-from mindspore import nn
-
-from mindbooth.data.batches import Batch, Source
+from mindbooth.data.batches import Batch
 from mindbooth.data.cache import Store
 from mindbooth.data.prefetch import Prefetch
-from mindbooth.data.stream import Stream
 
-from . import checkpoint, debug, export, lora, precompute, report, sdxl
+from . import card, checkpoint, debug, export, hub, lora, memory, precompute, prior, report, trained
 from . import run as runs
 from .config import TrainConfig
 from .device import Comm
+from .ema import Ema
+from .errors import NeverFinite
 from .lora import Adapter
-from .optimizer import AdamW
+from .optimizer import AdamW, Optimizer, Segment
+from .phases import Phases
+from .prodigy import Prodigy
 from .rates import schedule
-from .report import Metrics, Phases, Progress
+from .report import Metrics, Progress
 from .run import Run
-from .sample import Validation
 from .step import LIMIT, LossScale, Result, Step
 from .stop import STATUS, StopRequest
+from .trackers import Trackers
+from .validation import Made, Validation
 
 log = logging.getLogger(__name__)
 
 
 def train(config: TrainConfig, comm: Comm, stop: StopRequest, environ: Mapping[str, str]) -> int:
-    """Trains an adapter; returns the exit status: 0, or 75 if stopped with a checkpoint."""
+    """Trains an adapter; returns the exit status: 0, 75 if stopped with a checkpoint, or 1 if all
+    went well but the upload to the hub."""
     store, token = runs.place(config, comm, environ)
     with runs.failures_told(store, token, comm):
         return _train(config, comm, stop, store, token)
 
 
 def _train(config: TrainConfig, comm: Comm, stop: StopRequest, store: Store, token: str) -> int:
-    phases = Phases()
+    phases = Phases(memory.meters())
     with phases("look at the input"):
         run = runs.look(config, comm, store, token)
         meeting = run.meeting()
         meeting.at("looked")
+    with phases("class images"):
+        prior.fill(config, run.model, comm, meeting, run.dtype)
+        run = runs.with_class_images(run)
     with phases("encode"):
         precompute.fill(run.needed, run.model, store, comm, dtype=run.dtype, run_token=token)
-    with phases("load the UNet"):
-        unet = sdxl.load_unet(run.model, run.dtype)
-        lora.inject(unet, rank=config.optim.rank)
-        adapter = Adapter({"unet": unet}, seed=run.seed)
-        step = _step(run, unet, adapter)
+    with phases("load the models"):
+        models = trained.load(run)
+        adapter = Adapter(models.models, seed=run.seed)
+        step = _step(run, adapter)
         first = checkpoint.restore(run.resumed, adapter, step) if run.resumed else 0
         meeting.at("loaded")
         _prove_agreement(comm, adapter)
     run.begin()
-    source, rate = _source(run), _rate(run)
-    batches_of = _batches(run, source)
-    validation = Validation(run, unet, meeting)
+    factor, source = _factor(run), trained.source(run, models)
+    batches_of = trained.batches(run, source)
+    validation = Validation(run, models.models["unet"], meeting, trained.embedder(run, models))
     _tell_start(run, adapter, first)
     if config.run.debug:
-        debug.watch(unet)
-        debug.show_batch(run, source)
+        debug.watch(models.models)
+        debug.show_batch(run, source, [some for some in (run.examples, run.class_examples) if some])
 
     with stop.noted():
         with phases("compile" if step.mode == "graph" else "first forward"):
+            lora.seed_dropout(run.seed, first, comm.rank)
             step.prepare(batches_of(first)[0])
             meeting.at("compiled")
         done, stopped = first, False
         with (
             Metrics(run, first) as metrics,
+            Trackers(run, first) as trackers,
             Progress("update", run.updates, unit="update", done=first, show=comm.rank == 0) as bar,
             Prefetch(batches_of, range(first, run.updates)) as feed,
         ):
             for update, batches in enumerate(feed, start=first):
                 with phases("updates"):
-                    result, figures = _settle(step, update, rate(update), batches, stop)
+                    result, figures = _settle(run, step, update, factor(update), batches, stop)
                 stopped = result.stop
                 if result.applied:
                     done = update + 1
                     metrics.write(step=done, **figures)
-                    bar.advance(loss=f"{result.loss:.4f}", lr=f"{rate(update):.2e}")
+                    trackers.figures(done, figures)
+                    bar.advance(loss=f"{result.loss:.4f}", lr=f"{figures['lr']:.2e}")
                 if stopped or done % config.output.checkpointing_steps == 0:
                     with phases("checkpoint"):
                         checkpoint.save(run, done, adapter, step, meeting)
                 if stopped:
                     break
                 if done < run.updates and validation.due(update, done):
-                    with phases("validation pictures"):
-                        validation.make(done)
-        if done == run.updates:
-            _finish(run, adapter, validation, phases, stopped)
-        elif comm.rank == 0:
+                    with phases("validation pictures"), _as_used(run, step):
+                        trackers.pictures(validation.make(done))
+            finished = done == run.updates
+            if finished:
+                _export(run, adapter, step)
+                with phases("validation pictures"), _as_used(run, step):
+                    made = None if stopped else validation.make(done)
+                trackers.pictures(made)
+        uploaded = _finish(run, made) if finished else True
+        if not finished and comm.rank == 0:
             log.info("Stopped on request after %d updates. To go on, give the same command again "
                      "with --resume_from_checkpoint latest.", done)  # fmt: skip
         meeting.at("end")
     meeting.over()
     if config.run.debug:
         print(phases.table(), flush=True)
-    return 0 if done == run.updates else STATUS
+    return STATUS if not finished else int(not uploaded)
 
 
-def _finish(run: Run, adapter: Adapter, validation: Validation, phases: Phases,
-            stopped: bool) -> None:  # fmt: skip
-    """The adapter first, so that it is safe; then pictures, unless asked to stop; the card."""
-    if run.comm.rank == 0:
-        path = export.adapter(run.output, adapter.arrays(), adapter.metadata)
-        log.info("The adapter: %s", path)
-    with phases("validation pictures"):
-        picture = None if stopped else validation.make(run.updates)
-    if run.comm.rank == 0:
-        export.card(run, picture)
+def _export(run: Run, adapter: Adapter, step: Step) -> None:
+    """The adapter comes first of all that ends a run, so that it is safe."""
+    if run.comm.rank:
+        return
+    tensors = step.tensors()
+    path = export.adapter(run.output, tensors, adapter.metadata)
+    log.info("The adapter: %s", path)
+    if run.config.output.output_kohya_format:
+        path = export.kohya(run.output, tensors, adapter.metadata, run.config)
+        log.info("The same for ComfyUI and A1111: %s", path)
 
 
-def _settle(step: Step, update: int, rate: float, batches: list[Batch],
+def _finish(run: Run, made: Made | None) -> bool:
+    """The card, and the upload if one was asked for; whether all of it went well."""
+    if run.comm.rank:
+        return True
+    samples = card.Samples(pictures=made.files, grid=made.grid) if made else None
+    card.write(run, samples, objective=run.objectives.name, repository=run.repository)
+    return run.repository is None or hub.push(run.output, run.repository, run.config.output)
+
+
+@contextlib.contextmanager
+def _as_used(run: Run, step: Step) -> Iterator[None]:
+    """Inside, the layers are as those who load the adapter will have them."""
+    dropping = bool(run.config.adapter.lora_dropout)
+    if dropping:
+        lora.drop(step.adapter.models, False)
+    with step.average.shown() if step.average else contextlib.nullcontext():
+        yield
+    if dropping:
+        lora.drop(step.adapter.models, True)
+
+
+def _settle(run: Run, step: Step, update: int, factor: float, batches: list[Batch],
             stop: StopRequest) -> tuple[Result, dict[str, float]]:  # fmt: skip
     """One update, repeated at half the loss scale as long as it overflows, and its figures."""
     began = time.perf_counter()
     skipped = 0
     while True:
-        result = step(update, rate, batches, stop=stop.asked)
+        result = step(update, factor, batches, stop=stop.asked)
         if result.applied or result.stop:
             return result, {
                 "loss": result.loss,
-                "lr": rate,
+                **_rates(step, factor),
+                **({} if result.step_size is None else {"d": result.step_size}),
                 "grad_norm": result.grad_norm,
                 "loss_scale": result.scale,
                 "skipped": skipped,
@@ -134,69 +171,85 @@ def _settle(step: Step, update: int, rate: float, batches: list[Batch],
             }
         skipped += 1
         if step.scale.value < 1:
-            samples = [k for batch in batches for k in batch.samples]
-            raise FloatingPointError(
-                f"Update {update} is not finite even with loss scale {result.scale}: this rank's "
-                f"samples were {samples}. Look at their pictures; try a lower learning rate, or "
-                "--mixed_precision no."
-            )
+            raise NeverFinite(_never_finite(run, step, update, result.scale, batches))
 
 
-def _step(run: Run, unet: nn.Cell, adapter: Adapter) -> Step:
-    optim, options = run.config.optim, run.config.run
-    optimizer = AdamW(
-        adapter.master,
-        betas=(optim.adam_beta1, optim.adam_beta2),
-        epsilon=optim.adam_epsilon,
-        weight_decay=optim.adam_weight_decay,
-        max_grad_norm=optim.max_grad_norm,
-        limit=LIMIT[options.allreduce_dtype],
+def _rates(step: Step, factor: float) -> dict[str, float]:
+    """The learning rate of each model: "lr" for the UNet."""
+    names = (f"lr_{name}".removesuffix("_unet") for name in step.adapter.stops)
+    segments = step.optimizer.segments
+    return {name: factor * s.rate for name, s in zip(names, segments, strict=True)}
+
+
+def _never_finite(run: Run, step: Step, update: int, scale: float, batches: list[Batch]) -> str:
+    samples = [k for batch in batches for k in batch.samples]
+    bad = step.unsound(batches)
+    told = [f"{k} ({run.example(k).image.name})" for k in bad or samples]
+    which = "those without finite gradients" if bad else "all finite by themselves"
+    return (
+        f"Update {update + 1} is not finite even with loss scale {scale:g}. Of rank "
+        f"{run.comm.rank}'s {len(samples)} samples, {which}: {', '.join(told)}. Look at these "
+        "pictures; try a lower learning rate, or --mixed_precision no. The last checkpoint is as "
+        "it was."
     )
+
+
+def _step(run: Run, adapter: Adapter) -> Step:
+    options, decay = run.config.run, run.config.adapter.ema_decay
     return Step(
-        unet,
         adapter,
-        optimizer,
+        _optimizer(run, adapter),
         run.comm,
         accumulation=run.batching.accumulation,
         dtype=run.dtype,
         wire=options.allreduce_dtype,
         mode="pynative" if options.debug else options.mode,
         scale=LossScale(),
+        average=None if decay is None else Ema(adapter, decay),
     )
 
 
-def _rate(run: Run) -> Callable[[int], float]:
+def _optimizer(run: Run, adapter: Adapter) -> Optimizer:
+    optim = run.config.optim
+    peak = optim.peak_rate(run.batching.samples_per_update)
+    # Prodigy has one rate for all that it trains.
+    text_rate = peak if optim.uses_prodigy else optim.text_encoder_lr
+    segments = [
+        Segment(stop=stop, rate=peak, weight_decay=optim.adam_weight_decay)
+        if name == "unet"
+        else Segment(stop=stop, rate=text_rate, weight_decay=optim.adam_weight_decay_text_encoder)
+        for name, stop in adapter.stops.items()
+    ]
+    usual: dict[str, Any] = {
+        "segments": segments,
+        "betas": (optim.adam_beta1, optim.adam_beta2),
+        "epsilon": optim.adam_epsilon,
+        "max_grad_norm": optim.max_grad_norm,
+        "limit": LIMIT[run.config.run.allreduce_dtype],
+    }
+    if not optim.uses_prodigy:
+        return AdamW(adapter.master, **usual)
+    return Prodigy(
+        adapter.master,
+        beta3=optim.prodigy_beta3,
+        decouple=optim.prodigy_decouple,
+        use_bias_correction=optim.prodigy_use_bias_correction,
+        safeguard_warmup=optim.prodigy_safeguard_warmup,
+        **usual,
+    )
+
+
+def _factor(run: Run) -> Callable[[int], float]:
+    """What the rates of an update are multiplied by."""
     optim = run.config.optim
     return schedule(
         optim.lr_scheduler,
-        rate=optim.learning_rate,
+        rate=optim.peak_rate(run.batching.samples_per_update),
         warmup=optim.lr_warmup_steps,
         updates=run.updates,
         cycles=optim.lr_num_cycles,
         power=optim.lr_power,
     )
-
-
-def _source(run: Run) -> Source:
-    scale, shift = sdxl.latent_scale(run.model.config("vae"))
-    return Source(
-        store=run.store,
-        stream=Stream(run.seed, len(run.examples)),
-        items=run.needed.items,
-        objective=run.objective,
-        scale=scale,
-        shift=shift,
-        repair=precompute.repairer(run.needed, run.model, run.store, run.dtype),
-    )
-
-
-def _batches(run: Run, source: Source) -> Callable[[int], list[Batch]]:
-    """This rank's micro-batches of an update, as a function of its number."""
-    batching, rank = run.batching, run.comm.rank
-    return lambda update: [
-        source.assemble(batching.samples(update, micro, rank))
-        for micro in range(batching.accumulation)
-    ]
 
 
 def _prove_agreement(comm: Comm, adapter: Adapter) -> None:
@@ -220,6 +273,7 @@ def _tell_start(run: Run, adapter: Adapter, first: int) -> None:
         batching.samples_per_update, batching.batch, batching.world_size, batching.accumulation,
         len({example.image for example in run.examples}),
     )  # fmt: skip
-    log.info("Trained: %d numbers in %d tensors, rank %d.", adapter.size, len(adapter.pieces),
-             run.config.optim.rank)  # fmt: skip
+    log.info("Trained: %d numbers in %d tensors, rank %d; objective: %s; optimizer: %s.",
+             adapter.size, len(adapter.pieces), run.config.adapter.rank, run.objectives.name,
+             run.config.optim.optimizer)  # fmt: skip
     log.info("Updates %d to %d; everything goes to %s.", first + 1, run.updates, run.output)

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import mindspore as ms
@@ -23,7 +24,12 @@ from mindspore import Parameter, Tensor, nn, ops
 
 log = logging.getLogger(__name__)
 
-UNET_TARGETS = ("to_k", "to_q", "to_v", "to_out.0")
+# Which layers get an adapter, by model.
+TARGETS = {
+    "unet": ("to_k", "to_q", "to_v", "to_out.0"),
+    "text_encoder": ("q_proj", "k_proj", "v_proj", "out_proj"),
+    "text_encoder_2": ("q_proj", "k_proj", "v_proj", "out_proj"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,23 +48,29 @@ class Piece:
 class Adapter:
     """The trained tensors of a run: their pieces, the flat master, and the layers' parameters.
 
+    models: with LoRA layers, by TARGETS' names; the vector has their tensors in this order.
     master: Parameter (P,), fp32. Written by the optimizer only.
     parameters: the layers' own, in the order of `pieces`; fp32, trainable.
-    metadata: per model prefix ("unet"), its peft configuration, as diffusers stores it.
+    stops: where each model's part of the vector ends.
+    metadata: per model, its peft configuration, as diffusers stores it.
     """
 
-    def __init__(self, models: dict[str, nn.Cell], *, seed: int) -> None:
-        named = [
-            (f"{prefix}.{p.name.replace('.default.', '.')}", p)
-            for prefix, model in models.items()
-            for p in model.trainable_params()
-        ]
-        pieces, offset = [], 0
-        for name, parameter in named:
-            pieces.append(Piece(name=name, shape=tuple(parameter.shape), offset=offset))
-            offset += pieces[-1].size
+    def __init__(self, models: Mapping[str, nn.Cell], *, seed: int) -> None:
+        self.models = models
+        pieces, parameters, offset = [], [], 0
+        self.stops: dict[str, int] = {}
+        for prefix, model in models.items():
+            for parameter in model.trainable_params():
+                name = f"{prefix}.{parameter.name.replace('.default.', '.')}"
+                pieces.append(Piece(name=name, shape=tuple(parameter.shape), offset=offset))
+                parameters.append(parameter)
+                offset += pieces[-1].size
+            self.stops[prefix] = offset
+            if prefix != "unet":  # the text encoders' names are the same, which a graph can't have
+                for parameter in model.get_parameters():
+                    parameter.name = f"{prefix}.{parameter.name}"
         self.pieces = tuple(pieces)
-        self.parameters = tuple(p for _, p in named)
+        self.parameters = tuple(parameters)
         self.metadata = {k: m.peft_config["default"].to_dict() for k, m in models.items()}
         flat = np.concatenate([_initial(piece, seed).ravel() for piece in self.pieces])
         self.master = Parameter(Tensor(flat), name="adapter_master", requires_grad=False)
@@ -84,9 +96,9 @@ class Adapter:
         ops.assign(self.master, Tensor(np.ascontiguousarray(flat, np.float32)))
         self.written()
 
-    def arrays(self) -> dict[str, np.ndarray]:
-        """The adapter's tensors by name."""
-        flat = self.master.asnumpy()
+    def arrays(self, flat: np.ndarray | None = None) -> dict[str, np.ndarray]:
+        """The adapter's tensors by name; or those of another vector of its kind."""
+        flat = self.master.asnumpy() if flat is None else flat
         return {p.name: flat[p.offset : p.offset + p.size].reshape(p.shape) for p in self.pieces}
 
     def digest(self) -> int:
@@ -111,12 +123,18 @@ class Adapter:
         return bool(np.array_equal(seen, probe))
 
 
-def inject(model: nn.Cell, *, rank: int, targets: tuple[str, ...] = UNET_TARGETS) -> None:
+def inject(
+    model: nn.Cell,
+    *,
+    rank: int,
+    targets: tuple[str, ...] = TARGETS["unet"],
+    dropout: float = 0.0,
+) -> None:
     """Freezes `model` and adds LoRA layers of `rank` (alpha = rank, so scale 1) at `targets`.
 
-    Raises ValueError for a target that matches no layer.
+    dropout: see `drop`. Raises ValueError for a target that matches no layer.
     """
-    from mindone.peft import LoraConfig
+    from mindone.peft import LoraConfig, inject_adapter_in_model
 
     layers = [name for name, _ in model.cells_and_names()]
     for target in targets:
@@ -124,16 +142,31 @@ def inject(model: nn.Cell, *, rank: int, targets: tuple[str, ...] = UNET_TARGETS
             raise ValueError(f"LoRA target {target!r} matches no layer of {type(model).__name__}.")
     for parameter in model.get_parameters():
         parameter.requires_grad = False
-    model.add_adapter(
-        LoraConfig(
-            r=rank,
-            lora_alpha=rank,
-            init_lora_weights=False,  # Adapter sets the values
-            target_modules=list(targets),
-        )
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=rank,
+        lora_dropout=dropout,
+        init_lora_weights=False,  # Adapter sets the values
+        target_modules=list(targets),
     )
+    inject_adapter_in_model(config, model)
     for layer in model.cells():
         _keep_dtype(layer)
+
+
+def drop(models: Mapping[str, nn.Cell], on: bool) -> None:
+    """Whether LoRA layers zero some of their inputs, as in training, or none, as for pictures."""
+    from mindone.peft.tuners.lora import LoraLayer
+
+    for model in models.values():
+        for _, cell in model.cells_and_names():
+            if isinstance(cell, LoraLayer):
+                cell.lora_dropout["default"].set_train(on)
+
+
+def seed_dropout(*numbers: int) -> None:
+    """Seeds what `drop` draws on the device: all that is random there, and differs by rank."""
+    ms.set_seed(int.from_bytes(hashlib.sha256(repr(numbers).encode()).digest()[:4], "big") >> 1)
 
 
 class Projection(nn.Cell):

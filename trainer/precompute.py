@@ -7,6 +7,7 @@ something to encode, and leave memory with the function that loaded them.
 
 from __future__ import annotations
 
+import functools
 import gc
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -48,11 +49,13 @@ class Picture:
 class Needed:
     """What a run needs from the cache.
 
-    items: one an example. pictures: cache key -> what the entry is made of. texts: prompt -> key.
-    remarks: what the user should know about the prompts.
+    items: one an example; class_items: one a class example. pictures: cache key -> what the entry
+    is made of. texts: prompt -> key; none for text encoders in training, and an item's text is its
+    caption then. remarks: what the user should know about the prompts.
     """
 
     items: tuple[Item, ...]
+    class_items: tuple[Item, ...]
     pictures: Mapping[str, Picture]
     texts: Mapping[str, str]
     remarks: tuple[str, ...]
@@ -63,40 +66,33 @@ class Needed:
         return [*self.pictures, *self.texts.values()]
 
 
-def plan(examples: Sequence[Example], prompts: Sequence[str], config: DataConfig, model: Model,
-         store: Store, dtype: ms.Type) -> Needed:  # fmt: skip
+def plan(examples: Sequence[Example], class_examples: Sequence[Example], prompts: Sequence[str],
+         config: DataConfig, model: Model, store: Store, dtype: ms.Type, *,
+         texts: bool) -> Needed:  # fmt: skip
     """Keys of everything that the examples, and further prompts, need.
 
-    Reads pictures' bytes and headers, no pixels.
+    texts: whether embeddings are needed too. Reads pictures' bytes and headers, no pixels.
     """
     digests = WeightDigests(store.root)
-    vae_digest = digests.digest(*model.weights("vae"))
-    vae_config = model.config("vae")
     tokenizers = sdxl.load_tokenizers(model)
-    text_key = _text_key(model, digests, dtype, tokenizers[0].model_max_length)
+    captions = list(dict.fromkeys([*prompts, *(e.caption for e in (*examples, *class_examples))]))
+    remarks = (_too_long(tokenizers, caption) for caption in captions)
+    keys: dict[str, str] = {}
+    if texts:
+        key = _text_key(model, digests, dtype, tokenizers[0].model_max_length)
+        keys = {caption: key(caption) for caption in captions}
     pictures: dict[str, Picture] = {}
-    texts = {prompt: text_key(prompt) for prompt in prompts}
-    frames: dict[Any, tuple[Variant, ...]] = {}
-    items = []
-    for example in examples:
-        if example.image not in frames:
-            frames[example.image] = tuple(
-                _variant(example, digest, frame, config, vae_digest, vae_config, pictures)
-                for digest in (image_digest(example.image),)
-                for frame in framing.variants(
-                    images.probe(example.image),
-                    digest,
-                    resolution=config.resolution,
-                    center_crop=config.center_crop,
-                    random_flip=config.random_flip,
-                )
-            )
-        if example.caption not in texts:
-            texts[example.caption] = text_key(example.caption)
-        items.append(Item(variants=frames[example.image], text=texts[example.caption]))
-    remarks = [_too_long(tokenizers, text) for text in texts]
+    variants = _variants(config, model, digests, pictures)
+    items, class_items = (
+        tuple(Item(variants=variants(e.image), text=keys.get(e.caption, e.caption)) for e in some)
+        for some in (examples, class_examples)
+    )
     return Needed(
-        items=tuple(items), pictures=pictures, texts=texts, remarks=tuple(filter(None, remarks))
+        items=items,
+        class_items=class_items,
+        pictures=pictures,
+        texts=keys,
+        remarks=tuple(filter(None, remarks)),
     )
 
 
@@ -191,23 +187,39 @@ def _prompt_maker(
     return make
 
 
-def _variant(example: Example, digest: str, frame: Frame, config: DataConfig, vae_digest: str,
-             vae_config: Mapping[str, Any], pictures: dict[str, Picture]) -> Variant:  # fmt: skip
-    interpolation = config.image_interpolation_mode
-    key = recipes.key(
-        recipes.latents_recipe(
-            image_digest=digest,
-            frame=frame,
-            interpolation=interpolation,
-            vae_digest=vae_digest,
-            vae_config=vae_config,
-            dtype="fp32",
+def _variants(config: DataConfig, model: Model, digests: WeightDigests,
+              pictures: dict[str, Picture]) -> Callable[[Path], tuple[Variant, ...]]:  # fmt: skip
+    """The frames of a picture; puts what their entries are made of into `pictures`."""
+    vae_digest, vae_config = digests.digest(*model.weights("vae")), model.config("vae")
+
+    @functools.cache
+    def frames(path: Path) -> tuple[Variant, ...]:
+        digest = image_digest(path)
+        found = framing.variants(
+            images.probe(path),
+            digest,
+            resolution=config.resolution,
+            center_crop=config.center_crop,
+            random_flip=config.random_flip,
         )
-    )
-    pictures[key] = Picture(
-        path=example.image, digest=digest, frame=frame, interpolation=interpolation
-    )
-    return Variant(latents=key, time_ids=frame.time_ids)
+        return tuple(one(path, digest, frame) for frame in found)
+
+    def one(path: Path, digest: str, frame: Frame) -> Variant:
+        interpolation = config.image_interpolation_mode
+        key = recipes.key(
+            recipes.latents_recipe(
+                image_digest=digest,
+                frame=frame,
+                interpolation=interpolation,
+                vae_digest=vae_digest,
+                vae_config=vae_config,
+                dtype="fp32",
+            )
+        )
+        pictures[key] = Picture(path=path, digest=digest, frame=frame, interpolation=interpolation)
+        return Variant(latents=key, time_ids=frame.time_ids)
+
+    return frames
 
 
 def _too_long(tokenizers: Sequence[Any], prompt: str) -> str | None:

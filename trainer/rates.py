@@ -1,4 +1,4 @@
-"""The learning rate of each update. Pure."""
+"""The schedule: by how much each update's learning rates are multiplied. Pure."""
 
 from __future__ import annotations
 
@@ -17,31 +17,32 @@ SCHEDULES = (
 
 def schedule(name: str, *, rate: float, warmup: int, updates: int, cycles: int = 1,
              power: float = 1.0) -> Callable[[int], float]:  # fmt: skip
-    """The learning rate of update u (0-based), as diffusers.optimization.get_scheduler has it.
+    """The factor of update u (0-based), in 0..1, as diffusers.optimization.get_scheduler has it.
 
+    rate: the base learning rate, which only "polynomial" asks for: it ends where 1e-7 would be.
     warmup, updates: counted in updates, whatever the number of cards. cycles: hard restarts of
-    "cosine_with_restarts". power: of "polynomial", which ends at 1e-7. As there, "constant" takes
-    no notice of the warm-up.
+    "cosine_with_restarts". power: of "polynomial". As there, "constant" takes no notice of the
+    warm-up.
     """
     assert name in SCHEDULES
-    end = 1e-7
+    end = 1e-7 / max(rate, 1e-7) if name == "polynomial" else 0.0
 
     def at(u: int) -> float:
         if name == "constant":
-            return rate
+            return 1.0
         if u < warmup:
-            return rate * u / max(1, warmup)
+            return u / max(1, warmup)
         if name == "constant_with_warmup":
-            return rate
+            return 1.0
         done = (u - warmup) / max(1, updates - warmup)
         if done >= 1:
-            return end if name == "polynomial" else 0.0
+            return end
         if name == "linear":
-            return rate * (1 - done)
+            return 1 - done
         if name == "cosine":
-            return rate * 0.5 * (1 + math.cos(math.pi * done))
+            return 0.5 * (1 + math.cos(math.pi * done))
         if name == "cosine_with_restarts":
-            return rate * 0.5 * (1 + math.cos(math.pi * (cycles * done % 1.0)))
-        return (rate - end) * (1 - done) ** power + end
+            return 0.5 * (1 + math.cos(math.pi * (cycles * done % 1.0)))
+        return (1 - end) * (1 - done) ** power + end
 
     return at

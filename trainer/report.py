@@ -1,4 +1,4 @@
-"""What a run tells: log lines, progress, metrics.jsonl, timings, grids of pictures.
+"""What a run tells: log lines, progress, metrics.jsonl, grids of pictures.
 
 Logging is configured once, by `start()`. On a terminal, progress is a bar; in a log file it is a
 line every few seconds. metrics.jsonl holds one JSON object an update and is written by rank 0.
@@ -7,14 +7,14 @@ line every few seconds. metrics.jsonl holds one JSON object an update and is wri
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import logging
+import re
 import sys
-import textwrap
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
@@ -62,7 +62,7 @@ class Progress:
         self._bar = sys.stderr.isatty() and show
         self._lines = show and not self._bar
         self._tqdm = tqdm(
-            total=total, initial=done, desc=what, unit=unit, disable=not self._bar, leave=True,
+            total=total, initial=done, desc=what, unit=unit, disable=not self._bar, leave=None,
             dynamic_ncols=True,
         )  # fmt: skip
         self._began = self._told = time.monotonic()
@@ -125,32 +125,6 @@ class Metrics:
             self._file.close()
 
 
-@dataclass
-class Phases:
-    """Seconds spent in each phase of a run, by name, in the order of their first use."""
-
-    seconds: dict[str, float] = field(default_factory=dict)
-    times: dict[str, int] = field(default_factory=dict)
-
-    @contextlib.contextmanager
-    def __call__(self, name: str) -> Iterator[None]:
-        """Times what is inside the `with`."""
-        began = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - began
-            self.times[name] = self.times.get(name, 0) + 1
-
-    def table(self) -> str:
-        """The timings, a line a phase."""
-        lines = [f"{'phase':<22}{'times':>7}{'seconds':>10}{'each':>10}"]
-        for name, seconds in self.seconds.items():
-            times = self.times[name]
-            lines.append(f"{name:<22}{times:>7}{seconds:>10.2f}{seconds / times:>10.3f}")
-        return "\n".join(lines)
-
-
 def grid(rows: Sequence[Sequence[Image.Image]], labels: Sequence[str], *, title: str = "",
          columns: Sequence[str] = ()) -> Image.Image:  # fmt: skip
     """Rows of pictures of one size, each with its label above it, in one picture.
@@ -165,14 +139,14 @@ def grid(rows: Sequence[Sequence[Image.Image]], labels: Sequence[str], *, title:
     font = ImageFont.load_default(size=line - 5)
     across = max(len(row) for row in rows)
     total = max(across * (cell[0] + gap) + gap, 320)
-    letters = max(20, int(total / (line - 5) * 1.9))
-    told = [textwrap.wrap(label, letters) or [""] for label in labels]
-    heads = [*textwrap.wrap(title, letters), *([""] if columns else [])]
-    tall = sum(cell[1] + gap + line * len(lines) for lines in told) + line * len(heads) + gap
+    heads = _wrapped(title, font, total - 2 * gap) if title else []
+    told = [_wrapped(label, font, total - 2 * gap) for label in labels]
+    tall = gap + line * (len(heads) + bool(columns))
+    tall += sum(line * len(lines) + cell[1] + gap for lines in told)
     sheet = Image.new("RGB", (total, tall), "white")
     pen = ImageDraw.Draw(sheet)
     y = gap
-    for text in heads[: len(heads) - bool(columns)]:
+    for text in heads:
         pen.text((gap, y), text, fill="black", font=font)
         y += line
     if columns:
@@ -188,3 +162,23 @@ def grid(rows: Sequence[Sequence[Image.Image]], labels: Sequence[str], *, title:
             sheet.paste(enlarged, (gap + i * (cell[0] + gap), y))
         y += cell[1] + gap
     return sheet
+
+
+def png(picture: Image.Image) -> bytes:
+    """The picture as a file."""
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    return file.getvalue()
+
+
+def _wrapped(text: str, font: Any, width: int) -> list[str]:
+    """Lines no wider than `width` pixels, broken between words, or within one that is too long."""
+    lines = [""]
+    for word in re.findall(r"\S+\s*", text):
+        if lines[-1] and font.getlength(lines[-1] + word.rstrip()) > width:
+            lines.append("")
+        for letter in word:
+            if lines[-1] and font.getlength(lines[-1] + letter.rstrip()) > width:
+                lines.append("")
+            lines[-1] += letter
+    return [" ".join(line.split()) for line in lines]

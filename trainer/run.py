@@ -8,26 +8,27 @@ u counts updates from 0; G is the number of samples of an update, over all ranks
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import secrets
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import mindspore as ms
 
-from mindbooth.data import examples, stream
-from mindbooth.data.batches import Objective
+from mindbooth.data import class_images, examples, stream
 from mindbooth.data.cache import Store, default_root
 from mindbooth.data.errors import DataError, RankFailed, RankStopped
-from mindbooth.data.examples import Example
+from mindbooth.data.examples import Example, Listing
 from mindbooth.data.meeting import Meeting
 
-from . import checkpoint, export, objective, precompute, sdxl
+from . import checkpoint, export, hub, objective, precompute, sdxl, trackers
 from .checkpoint import Resumed
 from .config import ConfigError, TrainConfig
 from .device import Comm
+from .objective import Objectives
 from .precompute import Needed
 from .sdxl import Model
 
@@ -36,7 +37,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Batching:
-    """How the samples of an update are split: G = batch * accumulation * world size."""
+    """How the samples of an update are split: G = batch * accumulation * world size.
+
+    examples: how many make an epoch; with prior preservation, as in the known script, as many as
+    there are of the subject or of its class, whichever are more.
+    """
 
     batch: int
     accumulation: int
@@ -71,13 +76,15 @@ class Run:
     """A run, as its inputs and options make it.
 
     token: tells this attempt of this job from others that use the cache; equal on all its ranks.
+    repository: on rank 0, where the adapter goes on the hub, if it does.
     """
 
     config: TrainConfig
     comm: Comm
     model: Model
-    objective: Objective
+    objectives: Objectives
     examples: tuple[Example, ...]
+    class_examples: tuple[Example, ...]
     needed: Needed
     resumed: Resumed | None
     seed: int
@@ -85,6 +92,7 @@ class Run:
     output: Path
     store: Store
     token: str
+    repository: str | None = None
 
     @property
     def dtype(self) -> ms.Type:
@@ -94,7 +102,11 @@ class Run:
     @property
     def updates(self) -> int:
         """How many updates the run has, from its very beginning."""
-        return self.config.optim.updates(len(self.examples), self.batching.samples_per_update)
+        return self.config.optim.updates(self.batching.examples, self.batching.samples_per_update)
+
+    def example(self, k: int) -> Example:
+        """The picture of the subject that sample k is."""
+        return self.examples[stream.Stream(self.seed, len(self.examples)).example(k)]
 
     def meeting(self) -> Meeting:
         """Where its ranks wait for one another."""
@@ -110,6 +122,7 @@ class Run:
         """Rank 0 makes the output folder and writes config.yaml."""
         if self.comm.rank == 0:
             self.output.mkdir(parents=True, exist_ok=True)
+            checkpoint.clean(self.output)
             if self.resumed is None:
                 checkpoint.set_aside(self.output)
             export.config_file(self.output / "config.yaml", self.config, self.seed)
@@ -146,39 +159,29 @@ def failures_told(store: Store, token: str, comm: Comm) -> Iterator[None]:
 
 def look(config: TrainConfig, comm: Comm, store: Store, token: str) -> Run:
     """Looks at model, pictures, checkpoint and output folder, and leaves no trace of that."""
+    _check_precision(config)
     model = sdxl.locate(config.model)
-    aim = objective.diffusion(model.config("scheduler"))
-    listing = examples.from_folder(
-        Path(config.data.instance_data_dir).expanduser(),
-        caption=config.data.instance_prompt,
-        repeats=config.data.repeats,
-    )
+    scheduler = model.config("scheduler")
+    objectives = objective.choose(scheduler, config.objective)
+    listing = _listing(config, store)
     output = Path(config.output.output_dir).expanduser()
     resumed = checkpoint.resumable(config.output.resume_from_checkpoint, output)
-    batching = _batching(config, comm, len(listing.examples), resumed)
-    needed = precompute.plan(
-        listing.examples,
-        _validation_prompts(config, model),
-        config.data,
-        model,
-        store,
-        sdxl.DTYPES[config.optim.mixed_precision],
-    )
-    if comm.rank == 0:
-        _try_output(output)
-        for remark in (listing.remark, *needed.remarks):
-            if remark:
-                log.warning("%s", remark)
+    trackers.check(config.output)
+    examples_an_epoch = len(listing.examples)
+    if config.prior.with_prior_preservation:
+        _check_class_folder(config)
+        examples_an_epoch = max(examples_an_epoch, config.prior.num_class_images)
     run = Run(
         config=config,
         comm=comm,
         model=model,
-        objective=aim,
+        objectives=objectives,
         examples=listing.examples,
-        needed=needed,
+        class_examples=(),
+        needed=_needed(config, model, store, listing.examples, ()),
         resumed=resumed,
         seed=_seed(config, comm, resumed),
-        batching=batching,
+        batching=_batching(config, comm, examples_an_epoch, resumed),
         output=output,
         store=store,
         token=token,
@@ -188,15 +191,83 @@ def look(config: TrainConfig, comm: Comm, store: Store, token: str) -> Run:
             f"The checkpoint {resumed.path} is after update {resumed.state.update}, but the run "
             f"has {run.updates}: raise --max_train_steps, or --num_train_epochs."
         )
+    if comm.rank == 0:
+        _try_output(output)
+        if config.output.push_to_hub:
+            run = dataclasses.replace(run, repository=hub.check(config))
+        variant = config.model.variant
+        remarks = objective.remarks(scheduler, config.objective, variant)
+        for remark in (listing.remark, *run.needed.remarks, *remarks):
+            if remark:
+                log.warning("%s", remark)
     return run
 
 
-def _validation_prompts(config: TrainConfig, model: Model) -> list[str]:
-    """The prompt of the validation pictures and, where it is not just zeros, the empty one."""
-    if config.output.validation_prompt is None:
-        return []
-    empty = [] if sdxl.zeros_for_empty_prompt(model) else [""]
-    return [config.output.validation_prompt, *empty]
+def with_class_images(run: Run) -> Run:
+    """The run with its class pictures, once all of them are there."""
+    prior = run.config.prior
+    if not prior.with_prior_preservation:
+        return run
+    listing = class_images.listing(
+        _class_folder(run.config), prompt=prior.class_prompt or "", count=prior.num_class_images
+    )
+    needed = _needed(run.config, run.model, run.store, run.examples, listing.examples)
+    return dataclasses.replace(run, class_examples=listing.examples, needed=needed)
+
+
+def _check_precision(config: TrainConfig) -> None:
+    asked = {
+        "--mixed_precision": config.optim.mixed_precision,
+        "--prior_generation_precision": config.prior.prior_generation_precision,
+    }
+    for flag, precision in asked.items():
+        if precision == "bf16" and ms.get_context("device_target") == "CPU":
+            raise ConfigError(
+                f"{flag} bf16: MindSpore has hardly any bf16 operators on a CPU. Use fp16 or no; "
+                "on Ascend, bf16 is there from the 910B on."
+            )
+
+
+def _listing(config: TrainConfig, store: Store) -> Listing:
+    data = config.data
+    assert data.instance_data_dir is not None
+    return examples.from_folder(
+        Path(data.instance_data_dir).expanduser(),
+        caption=data.instance_prompt,
+        repeats=data.repeats,
+    )
+
+
+def _class_folder(config: TrainConfig) -> Path:
+    return Path(config.prior.class_data_dir or "").expanduser()
+
+
+def _check_class_folder(config: TrainConfig) -> None:
+    instance = config.data.instance_data_dir
+    class_images.check(
+        _class_folder(config), instance=Path(instance).expanduser() if instance else None
+    )
+
+
+def _needed(config: TrainConfig, model: Model, store: Store, instance: Sequence[Example],
+            of_class: Sequence[Example]) -> Needed:  # fmt: skip
+    return precompute.plan(
+        instance,
+        of_class,
+        _further_prompts(config, model),
+        config.data,
+        model,
+        store,
+        sdxl.DTYPES[config.optim.mixed_precision],
+        texts=not config.adapter.train_text_encoder,
+    )
+
+
+def _further_prompts(config: TrainConfig, model: Model) -> list[str]:
+    """The prompts of the pictures that are to be made, and where it has a use, the empty one."""
+    prompts = config.output.validation_prompt or []
+    empty = [""] if prompts or config.data.caption_dropout else []
+    return [*prompts, *([] if sdxl.zeros_for_empty_prompt(model) else empty)]
 
 
 def _seed(config: TrainConfig, comm: Comm, resumed: Resumed | None) -> int:

@@ -1,15 +1,14 @@
-"""Pictures from the model with the adapter as it is: validation while training, and at the end.
+"""Pictures from a loaded UNet and embeddings that have been computed before.
 
-The pictures of one occasion are shared out over the ranks and summed together, so that every rank
-ends with all of them and none makes them twice. Picture i has the start noise of seed + i each
-time: what changes from one occasion to the next is the adapter alone.
+A picture depends on its seed and prompt alone: its start noise, and whatever noise the scheduler
+adds on the way, come from a generator of its own. Which batch or rank makes it changes rounding
+only. Used by validation, and by all else that makes pictures with the model.
 """
 
 from __future__ import annotations
 
-import functools
-import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import mindspore as ms
@@ -17,23 +16,28 @@ import numpy as np
 from mindspore import Tensor, nn
 from PIL import Image
 
-from mindbooth.data.meeting import Meeting
-
-from . import report, sdxl
+from . import sdxl
 from .device import Comm
-from .run import Run
+from .report import Progress
 from .sdxl import Model
-
-log = logging.getLogger(__name__)
 
 STEPS = 25
 GUIDANCE = 5.0
+AT_ONCE = 4  # more cost memory on an NPU; on a CPU four are made in little more time than one
 
 Embeddings = Mapping[str, np.ndarray]
 
 
+@dataclass(frozen=True)
+class Shot:
+    """One picture to be made."""
+
+    prompt: Embeddings
+    seed: int
+
+
 class Sampler:
-    """Makes pictures with a loaded UNet, from embeddings that have been computed before."""
+    """Makes pictures with a UNet."""
 
     def __init__(self, model: Model, unet: nn.Cell, dtype: ms.Type) -> None:
         self.pipeline = sdxl.bare_pipeline(model, unet)
@@ -42,18 +46,47 @@ class Sampler:
     def pictures(self, prompt: Embeddings, negative: Embeddings, seeds: Sequence[int], *,
                  size: tuple[int, int], steps: int = STEPS,
                  guidance: float = GUIDANCE) -> list[Image.Image]:  # fmt: skip
-        """One picture a seed. size: (height, width) in pixels."""
-        count = len(seeds)
+        """One picture a seed, in one batch. size: (height, width) in pixels."""
+        shots = [Shot(prompt, seed) for seed in seeds]
+        return self._batch(shots, negative, size=size, steps=steps, guidance=guidance)
+
+    def shared(self, shots: Sequence[Shot], negative: Embeddings, comm: Comm, *,
+               ready: Callable[[], None], size: tuple[int, int]) -> list[Image.Image]:  # fmt: skip
+        """The pictures of `shots`, shared out over the ranks; every rank gets all of them.
+
+        ready: returns when all ranks have made theirs, so that the collective need not wait.
+        """
+        mine = range(comm.rank, len(shots), comm.size)
+        sheet = np.zeros((len(shots), *size, 3), np.float32)
+        with Progress("pictures", len(mine), unit="picture", show=comm.rank == 0) as progress:
+            for first in range(0, len(mine), AT_ONCE):
+                some = mine[first : first + AT_ONCE]
+                made = self._batch(
+                    [shots[i] for i in some], negative, size=size, steps=STEPS, guidance=GUIDANCE
+                )
+                for i, picture in zip(some, made, strict=True):
+                    sheet[i] = picture
+                    progress.advance()
+        ready()
+        return [Image.fromarray(a.astype(np.uint8)) for a in comm.sum(sheet)]
+
+    def _batch(self, shots: Sequence[Shot], negative: Embeddings, *, size: tuple[int, int],
+               steps: int, guidance: float) -> list[Image.Image]:  # fmt: skip
         pipeline = self.pipeline
-        channels = pipeline.unet.config.in_channels
-        side = [n // pipeline.vae_scale_factor for n in size]
-        noise = np.stack([start_noise(seed, (channels, *side)) for seed in seeds])
+        shape = (
+            pipeline.unet.config.in_channels,
+            *(n // pipeline.vae_scale_factor for n in size),
+        )
+        random = [generator(shot.seed) for shot in shots]
+        noise = np.stack([g.standard_normal(shape).astype(np.float32) for g in random])
+        prompts, nothing = [shot.prompt for shot in shots], [negative] * len(shots)
         latents = pipeline(
-            prompt_embeds=self._repeat(prompt["prompt_embeds"], count),
-            pooled_prompt_embeds=self._repeat(prompt["pooled"], count),
-            negative_prompt_embeds=self._repeat(negative["prompt_embeds"], count),
-            negative_pooled_prompt_embeds=self._repeat(negative["pooled"], count),
+            prompt_embeds=self._stack(prompts, "prompt_embeds"),
+            pooled_prompt_embeds=self._stack(prompts, "pooled"),
+            negative_prompt_embeds=self._stack(nothing, "prompt_embeds"),
+            negative_pooled_prompt_embeds=self._stack(nothing, "pooled"),
             latents=Tensor(noise).astype(self.dtype),
+            generator=random,
             height=size[0],
             width=size[1],
             num_inference_steps=steps,
@@ -62,80 +95,15 @@ class Sampler:
         )[0]
         return decode(pipeline.vae, latents)
 
-    def shared(self, prompt: Embeddings, negative: Embeddings, seeds: Sequence[int], comm: Comm, *,
-               ready: Callable[[], None], size: tuple[int, int]) -> list[Image.Image]:  # fmt: skip
-        """`pictures`, shared out over the ranks; every rank gets all of them.
-
-        ready: returns when all ranks have made theirs, so that the collective need not wait.
-        """
-        mine = list(range(comm.rank, len(seeds), comm.size))
-        sheet = np.zeros((len(seeds), *size, 3), np.float32)
-        for i in mine:
-            sheet[i] = self.pictures(prompt, negative, [seeds[i]], size=size)[0]
-        ready()
-        return [Image.fromarray(a.astype(np.uint8)) for a in comm.sum(sheet)]
-
-    def _repeat(self, tensor: np.ndarray, count: int) -> Tensor:
-        return Tensor(np.stack([tensor] * count)).astype(self.dtype)
-
-
-class Validation:
-    """The pictures of --validation_prompt: when they are due, and making them.
-
-    Nothing is loaded before the first time.
-    """
-
-    def __init__(self, run: Run, unet: nn.Cell, meeting: Meeting) -> None:
-        self._run, self._unet, self._meeting = run, unet, meeting
-        self._prompt = run.config.output.validation_prompt
-        self._sampler: Sampler | None = None
-
-    def due(self, update: int, done: int) -> bool:
-        """Whether going from `update` to `done` updates completes --validation_epochs epochs."""
-        epoch, every = self._run.batching.epoch, self._run.config.output.validation_epochs
-        return self._prompt is not None and epoch(update) // every < epoch(done) // every
-
-    def make(self, update: int) -> str | None:
-        """Makes the pictures and rank 0 writes their grid; its path within the output folder."""
-        if self._prompt is None:
-            return None
-        run = self._run
-        if self._sampler is None:
-            self._sampler = Sampler(run.model, self._unet, run.dtype)
-        texts = run.needed.texts
-        prompt = run.store.read(texts[self._prompt])
-        negative = (
-            run.store.read(texts[""])
-            if "" in texts
-            else {name: np.zeros_like(tensor) for name, tensor in prompt.items()}
-        )
-        seeds = [run.seed + i for i in range(run.config.output.num_validation_images)]
-        made = self._sampler.shared(
-            prompt,
-            negative,
-            seeds,
-            run.comm,
-            ready=functools.partial(self._meeting.at, f"pictures {update}"),
-            size=(run.config.data.resolution, run.config.data.resolution),
-        )
-        name = f"samples/update-{update:06d}.png"
-        if run.comm.rank == 0:
-            (run.output / "samples").mkdir(exist_ok=True)
-            report.grid(
-                [made],
-                [self._prompt],
-                title=f"after update {update}",
-                columns=[f"seed {seed}" for seed in seeds],
-            ).save(run.output / name)
-            log.info("Pictures of %r: %s", self._prompt, run.output / name)
-        return name
+    def _stack(self, embeddings: Sequence[Embeddings], name: str) -> Tensor:
+        return Tensor(np.stack([each[name] for each in embeddings])).astype(self.dtype)
 
 
 def decode(vae: nn.Cell, latents: Tensor) -> list[Image.Image]:
     """Pictures from latents (N, C, h, w) as the UNet has them."""
     scale, shift = sdxl.latent_scale(dict(vae.config))
     pictures = []
-    for latent in latents.asnumpy().astype(np.float32):
+    for latent in latents.astype(ms.float32).asnumpy():
         z = (latent / scale + shift).astype(np.float32)
         pixels = vae.decode(Tensor(z[None]))[0].asnumpy()[0]
         levels = np.clip(pixels * 127.5 + 127.5, 0, 255).round().astype(np.uint8)
@@ -143,8 +111,12 @@ def decode(vae: nn.Cell, latents: Tensor) -> list[Image.Image]:
     return pictures
 
 
+def generator(seed: int) -> Any:
+    """The random numbers of one picture, the same for a seed wherever it is made."""
+    return np.random.Generator(np.random.PCG64(seed))
+
+
 def start_noise(seed: int, shape: tuple[int, ...]) -> np.ndarray:
-    """Standard normal start noise of one picture, fp32, the same for a seed wherever it is made."""
-    generator: Any = np.random.Generator(np.random.PCG64(seed))
-    noise: np.ndarray = generator.standard_normal(shape).astype(np.float32)
+    """Standard normal start noise of one picture, fp32: the first numbers of its generator."""
+    noise: np.ndarray = generator(seed).standard_normal(shape).astype(np.float32)
     return noise

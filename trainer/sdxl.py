@@ -25,8 +25,10 @@ from .config import ConfigError, ModelConfig
 
 log = logging.getLogger(__name__)
 
-DTYPES = {"no": ms.float32, None: ms.float32, "fp16": ms.float16}
-NAMES = {ms.float32: "fp32", ms.float16: "fp16"}
+DTYPES = {
+    None: ms.float32, "no": ms.float32, "fp32": ms.float32, "fp16": ms.float16, "bf16": ms.bfloat16,
+}  # fmt: skip
+NAMES = {ms.float32: "fp32", ms.float16: "fp16", ms.bfloat16: "bf16"}
 PARTS = ("unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler")
 WEIGHTS = ("unet", "vae", "text_encoder", "text_encoder_2")
 
@@ -126,7 +128,7 @@ def zeros_for_empty_prompt(model: Model) -> bool:
 
 
 class TextEncoders:
-    """Both tokenizers and both CLIP text encoders, frozen."""
+    """Both tokenizers and both CLIP text encoders, frozen but for an adapter they may have."""
 
     def __init__(self, model: Model, dtype: ms.Type) -> None:
         from mindone.transformers import CLIPTextModel, CLIPTextModelWithProjection
@@ -144,22 +146,11 @@ class TextEncoders:
         """prompt_embeds (L, D1 + D2): both encoders' last hidden states but one, side by side;
         pooled (P,): the second encoder's projected text embedding. fp32."""
         states = []
-        for tokenizer, encoder in zip(self.tokenizers, self.encoders, strict=True):
-            ids = tokenizer(
-                prompt,
-                padding="max_length",
-                max_length=tokenizer.model_max_length,
-                truncation=True,
-                return_tensors="np",
-            ).input_ids
-            output = encoder(Tensor(ids), output_hidden_states=True, return_dict=False)
-            states.append(output[-1][-2].asnumpy())
-            pooled = output[0].asnumpy()
-        embeds = np.concatenate(states, axis=-1)
-        return {
-            "prompt_embeds": embeds[0].astype(np.float32),
-            "pooled": pooled[0].astype(np.float32),
-        }
+        for ids, encoder in zip(tokens(self.tokenizers, prompt), self.encoders, strict=True):
+            output = encoder(Tensor(ids[None]), output_hidden_states=True, return_dict=False)
+            states.append(output[-1][-2].astype(ms.float32).asnumpy()[0])
+            pooled = output[0].astype(ms.float32).asnumpy()[0]
+        return {"prompt_embeds": np.concatenate(states, axis=-1), "pooled": pooled}
 
 
 def load_tokenizers(model: Model) -> list[Any]:
@@ -173,6 +164,20 @@ def load_tokenizers(model: Model) -> list[Any]:
         except (OSError, TypeError, ValueError) as err:
             raise _damaged(model.folder / part, err) from err
     return tokenizers
+
+
+def tokens(tokenizers: Sequence[Any], prompt: str) -> tuple[np.ndarray, ...]:
+    """Each tokenizer's ids of the prompt, (L,) int32, cut or filled up to L."""
+    return tuple(
+        tokenizer(
+            prompt,
+            padding="max_length",
+            max_length=tokenizer.model_max_length,
+            truncation=True,
+            return_tensors="np",
+        ).input_ids[0].astype(np.int32)
+        for tokenizer in tokenizers
+    )  # fmt: skip
 
 
 def too_long(tokenizer: Any, prompt: str) -> str | None:

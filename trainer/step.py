@@ -4,7 +4,7 @@
     + + +
     Pack: / (world size * accumulation), + stop request, cast -> wire }
     Comm.all_reduce(wire)                                             } once an update
-    AdamW: unscale, judge, clip, update the master                    }
+    optimizer: unscale, judge, clip, update the master                }
 
 The loss is always scaled, in fp32 training too: small gradients would vanish in the fp16 wire.
 The verdict is taken after the all-reduce, so every rank has the same one. An update that
@@ -14,7 +14,7 @@ Only Forward is compiled in graph mode; the rest is a handful of operators over 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import mindspore as ms
@@ -25,8 +25,9 @@ from mindbooth.data.batches import Batch
 
 from . import device
 from .device import Comm
+from .ema import Ema
 from .lora import Adapter
-from .optimizer import AdamW
+from .optimizer import Optimizer
 
 WIRE = {"fp16": ms.float16, "fp32": ms.float32}
 LIMIT = {"fp16": 65504.0, "fp32": 3.0e38}  # chips that saturate stop at the greatest number
@@ -38,7 +39,8 @@ class Result:
 
     loss: mean over all samples of the update, rounded to the wire's precision. grad_norm: L2,
     before clipping. applied: False where gradients overflowed. stop: some rank was asked to stop.
-    scale: the loss scale that was used. collectives: how many this update took.
+    scale: the loss scale that was used. collectives: how many this update took. step_size: d of
+    Prodigy, else None.
     """
 
     loss: float
@@ -47,23 +49,27 @@ class Result:
     stop: bool
     scale: float
     collectives: int
+    step_size: float | None = None
 
 
 class Forward(nn.Cell):
     """(P + 1,) fp32: the gradients of scale * loss for every adapter tensor, and the loss itself.
 
-    dtype: what the UNet computes in; the loss is taken in fp32.
+    dtype: what the models compute in; the loss is taken in fp32. A batch's `text` is the prompts'
+    embeddings, or the tokens for text encoders in training.
     """
 
-    def __init__(self, unet: nn.Cell, adapter: Adapter, dtype: ms.Type) -> None:
+    def __init__(self, adapter: Adapter, dtype: ms.Type) -> None:
         super().__init__()
-        self.unet = unet
+        self.unet = adapter.models["unet"]
+        self.text = _Encoded() if "text_encoder" not in adapter.models else Encode(adapter.models)
         self.dtype = dtype
         self.gradients = ops.value_and_grad(
             self._loss, None, weights=list(adapter.parameters), has_aux=True
         )
 
-    def _loss(self, noisy, timesteps, target, weight, prompt_embeds, pooled, time_ids, scale):
+    def _loss(self, noisy, timesteps, target, weight, time_ids, scale, *text):
+        prompt_embeds, pooled = self.text(*text)
         # The sizes stay in fp32: above 2048 they are no longer exact in fp16.
         conditions = {"text_embeds": ops.cast(pooled, self.dtype), "time_ids": time_ids}
         predicted = self.unet(
@@ -77,14 +83,37 @@ class Forward(nn.Cell):
         loss = ops.mean(ops.mean(error, (1, 2, 3)) * weight)
         return loss * scale, loss
 
-    def construct(self, noisy, timesteps, target, weight, prompt_embeds, pooled, time_ids, scale):
+    def construct(self, noisy, timesteps, target, weight, time_ids, scale, *text):
         (_, loss), gradients = self.gradients(
-            noisy, timesteps, target, weight, prompt_embeds, pooled, time_ids, scale
+            noisy, timesteps, target, weight, time_ids, scale, *text
         )
         parts: tuple[Tensor, ...] = ()
         for gradient in gradients:
             parts += (ops.cast(gradient.reshape(-1), ms.float32),)
         return ops.concat((*parts, loss.reshape(1)))
+
+
+class _Encoded(nn.Cell):
+    def construct(self, prompt_embeds, pooled):
+        return prompt_embeds, pooled
+
+
+class Encode(nn.Cell):
+    """Both tokenizers' ids (R, L) -> prompt embeddings (R, L, D1 + D2) and pooled ones (R, P).
+
+    As `sdxl.TextEncoders.encode`, inside the graph. keep (R,): 0 makes a row all zeros.
+    """
+
+    def __init__(self, models: Mapping[str, nn.Cell]) -> None:
+        super().__init__()
+        self.first, self.second = models["text_encoder"], models["text_encoder_2"]
+
+    def construct(self, ids_1, ids_2, keep):
+        first = self.first(ids_1, output_hidden_states=True, return_dict=False)
+        second = self.second(ids_2, output_hidden_states=True, return_dict=False)
+        embeds = ops.concat((first[-1][-2], second[-1][-2]), -1)
+        keep = ops.cast(keep, embeds.dtype)
+        return embeds * keep.reshape(-1, 1, 1), second[0] * keep.reshape(-1, 1)
 
 
 class Pack(nn.Cell):
@@ -120,40 +149,48 @@ class LossScale:
 
 
 class Step:
-    """Callable: update number, rate and micro-batches in; adapter changed, Result out."""
+    """Callable: update number, the rates' factor and micro-batches in; adapter changed, Result out.
 
-    def __init__(self, unet: nn.Cell, adapter: Adapter, optimizer: AdamW, comm: Comm, *,
-                 accumulation: int, dtype: ms.Type, wire: str, mode: str,
-                 scale: LossScale) -> None:  # fmt: skip
-        self.forward = Forward(unet, adapter, dtype)
+    average: of the adapter, brought up to date too, where one is kept.
+    """
+
+    def __init__(self, adapter: Adapter, optimizer: Optimizer, comm: Comm, *, accumulation: int,
+                 dtype: ms.Type, wire: str, mode: str, scale: LossScale,
+                 average: Ema | None = None) -> None:  # fmt: skip
+        self.forward = Forward(adapter, dtype)
         self.pack = Pack(1.0 / (comm.size * accumulation), WIRE[wire])
         self.adapter = adapter
         self.optimizer = optimizer
         self.comm = comm
         self.mode = mode
         self.scale = scale
+        self.average = average
 
     def prepare(self, batch: Batch) -> None:
         """Compiles what is compiled, by a forward and backward that changes nothing."""
         with device.mode(self.mode):
-            self.forward(*_inputs(batch), Tensor(1.0, ms.float32)).asnumpy()
+            self.forward(*inputs(batch, Tensor(1.0, ms.float32))).asnumpy()
 
-    def __call__(self, update: int, rate: float, batches: Sequence[Batch], *, stop: bool) -> Result:
+    def __call__(
+        self, update: int, factor: float, batches: Sequence[Batch], *, stop: bool
+    ) -> Result:
         scale = self.scale.value
         scale_input = Tensor(scale, ms.float32)
         total = None
         for batch in batches:
             with device.mode(self.mode):
-                flat = self.forward(*_inputs(batch), scale_input)
+                flat = self.forward(*inputs(batch, scale_input))
             total = flat if total is None else total + flat
         wire = self.pack(total, Tensor(np.array([float(stop)], np.float32)))
         before = self.comm.collectives
         wire = self.comm.all_reduce(wire)
         collectives = self.comm.collectives - before
-        knobs = self.optimizer.knobs(update=update, rate=rate, scale=scale)
+        knobs = self.optimizer.knobs(update=update, factor=factor, scale=scale)
         # The only place where the host waits for the device.
-        loss, norm, applied, stops = self.optimizer(wire, knobs).asnumpy().tolist()
+        loss, norm, applied, stops, *more = self.optimizer(wire, knobs).asnumpy().tolist()
         self.adapter.written()
+        if self.average and applied:
+            self.average.update(update + 1)
         self.scale.learn(applied > 0)
         return Result(
             loss=loss,
@@ -162,9 +199,28 @@ class Step:
             stop=stops > 0 or np.isnan(stops),
             scale=scale,
             collectives=collectives,
+            step_size=more[0] if more else None,
         )
 
+    def tensors(self) -> dict[str, np.ndarray]:
+        """The adapter's tensors by name, as they are to be used: the average, if one is kept."""
+        return self.adapter.arrays(self.average.state()["average"] if self.average else None)
 
-def _inputs(batch: Batch) -> list[Tensor]:
-    fields = ("noisy", "timesteps", "target", "weight", "prompt_embeds", "pooled", "time_ids")
-    return [Tensor(getattr(batch, name)) for name in fields]
+    def unsound(self, batches: Sequence[Batch]) -> tuple[int, ...]:
+        """The samples, of this rank's, that have no finite gradients by themselves."""
+        with device.mode(self.mode):
+            return tuple(
+                k
+                for batch in batches
+                if not np.isfinite(
+                    self.forward(*inputs(batch, Tensor(1.0, ms.float32))).asnumpy()
+                ).all()
+                for k in batch.samples
+            )
+
+
+def inputs(batch: Batch, scale: Tensor) -> list[Tensor]:
+    """A batch as `Forward` takes it."""
+    fields = ("noisy", "timesteps", "target", "weight", "time_ids")
+    given = [Tensor(getattr(batch, name)) for name in fields]
+    return [*given, scale, *(Tensor(array) for array in batch.text)]

@@ -1,4 +1,4 @@
-"""The exported file in other programs: Hugging Face diffusers on torch, and mindone."""
+"""The exported files in other programs: Hugging Face diffusers on torch, and mindone."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import random_adapter
 from safetensors import safe_open
+from safetensors.numpy import load_file
 
 RANK = 3
 CLOSE = 1e-3  # absolute, of one UNet call in fp32
@@ -88,7 +90,7 @@ def test_diffusers_understands_rank_alpha_and_targets(in_diffusers: dict[str, An
 
     told = in_diffusers["told"]
     assert (told["rank"], told["alpha"]) == (RANK, RANK)
-    assert told["targets"] == sorted(lora.UNET_TARGETS)
+    assert told["targets"] == sorted(lora.TARGETS["unet"])
 
 
 def test_the_adapted_unet_computes_in_diffusers_what_it_was_trained_to(
@@ -127,3 +129,99 @@ def test_the_header_says_what_the_adapter_is(exported: Exported) -> None:
     assert header["format"] == "pt"
     assert (told["unet.r"], told["unet.lora_alpha"], told["unet.peft_type"]) == (RANK, RANK, "LORA")
     assert {name.partition(".")[0] for name in told} == {"unet"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Files:
+    """An adapter of UNet and both text encoders as both files, and what diffusers makes of them."""
+
+    ours: Path
+    kohyas: Path
+    in_diffusers: dict[str, np.ndarray]
+    told: dict[str, Any]
+
+    def tensors(self, word: str) -> dict[str, np.ndarray]:
+        start = f"{word} "
+        found = self.in_diffusers.items()
+        return {k.removeprefix(start): array for k, array in found if k.startswith(start)}
+
+
+@pytest.fixture(scope="module")
+def files(tiny_pipeline: Path, torch_side: Any, tmp_path_factory: pytest.TempPathFactory) -> Files:
+    from mindone.peft import LoraConfig
+
+    from mindbooth.trainer import export
+    from mindbooth.trainer.parse import parse
+
+    config, _ = parse(
+        ["--pretrained_model_name_or_path=tiny", "--instance_data_dir=x", "--instance_prompt=sks"]
+    )
+    tensors = random_adapter.tensors(RANK)
+    metadata = {
+        part: LoraConfig(r=RANK, lora_alpha=RANK, target_modules=list(targets)).to_dict()
+        for part, targets in random_adapter.TARGETS.items()
+    }
+    folder = tmp_path_factory.mktemp("files")
+    ours = export.adapter(folder, tensors, metadata)
+    kohyas = export.kohya(folder, tensors, metadata, config)
+    found = torch_side("files", model=str(tiny_pipeline), ours=str(ours), kohyas=str(kohyas))
+    return Files(ours=ours, kohyas=kohyas, in_diffusers=found, told=json.loads(str(found["told"])))
+
+
+@pytest.mark.parametrize("word", ["ours", "kohyas"])
+def test_diffusers_has_the_same_tensors_from_both_files(files: Files, word: str) -> None:
+    """And it saves them under the names that we do."""
+    expected, found = load_file(files.ours), files.tensors(word)
+    assert len(expected) == 2 * 4 * (8 + 2 + 2), "UNet, text encoders"
+    assert found.keys() == expected.keys()
+    assert not [k for k, array in expected.items() if found[k].tobytes() != array.tobytes()]
+
+
+@pytest.mark.parametrize("word", ["ours", "kohyas"])
+def test_diffusers_takes_all_three_models_without_a_word(files: Files, word: str) -> None:
+    assert files.told[word]["heard"] == []
+    assert files.told[word]["strengths"] == [1.0]
+
+
+def test_diffusers_reads_alpha_and_rank_as_equal_in_the_kohya_file(files: Files) -> None:
+    assert files.told["alphas"] == [RANK]
+
+
+def test_the_header_has_the_form_of_diffusers_own(files: Files) -> None:
+    with safe_open(files.ours, "np") as opened:
+        ours = opened.metadata()
+    theirs = files.told["ours"]["header"]
+    assert ours.keys() == theirs.keys()
+    assert ours["format"] == theirs["format"]
+    told, expected = (json.loads(header["lora_adapter_metadata"]) for header in (ours, theirs))
+    for part, targets in random_adapter.TARGETS.items():
+        for name in ("r", "lora_alpha", "peft_type", "lora_dropout", "use_dora"):
+            assert told[f"{part}.{name}"] == expected[f"{part}.{name}"], name
+        assert told[f"{part}.target_modules"] == sorted(targets)
+    assert {name.partition(".")[0] for name in told} == {*random_adapter.TARGETS}
+
+
+@pytest.mark.parametrize("which", ["ours", "kohyas"])
+def test_mindone_takes_all_three_models_of_either_file(
+    files: Files, tiny_pipeline: Path, caplog: pytest.LogCaptureFixture, which: str
+) -> None:
+    from mindone.diffusers import StableDiffusionXLPipeline
+
+    path: Path = getattr(files, which)
+    pipeline = StableDiffusionXLPipeline.from_pretrained(str(tiny_pipeline))
+    log = logging.getLogger("mindone")
+    log.addHandler(caplog.handler)
+    try:
+        pipeline.load_lora_weights(str(path.parent), weight_name=path.name, adapter_name="x")
+    finally:
+        log.removeHandler(caplog.handler)
+    assert caplog.messages == []
+    given = random_adapter.tensors(RANK)
+    loaded = {
+        f"{part}.{parameter.name.replace('.x.', '.')}": parameter.asnumpy()
+        for part in random_adapter.TARGETS
+        for parameter in getattr(pipeline, part).get_parameters()
+        if ".lora_" in parameter.name
+    }
+    assert loaded.keys() == given.keys()
+    assert not [k for k, array in given.items() if loaded[k].tobytes() != array.tobytes()]

@@ -240,8 +240,8 @@ def test_sdxl_is_told_the_upright_size_of_a_photograph_and_where_it_is_cropped(
     tiny_pipeline: Path, photographs: Path, tmp_path: Path
 ) -> None:
     from mindbooth.trainer import run
-    from mindbooth.trainer.config import parse
     from mindbooth.trainer.device import Comm
+    from mindbooth.trainer.parse import parse
 
     config, _ = parse(
         jobs.training(

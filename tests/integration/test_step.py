@@ -34,16 +34,16 @@ def random_batch(seed: int) -> Batch:
         timesteps=generator.integers(0, 1000, 2).astype(np.float32),
         target=normal(2, 4, 16, 16),
         weight=np.array([1.0, 0.25], np.float32),
-        prompt_embeds=normal(2, 32, 64),
-        pooled=normal(2, 32),
+        text=(normal(2, 32, 64), normal(2, 32)),
         time_ids=np.array([[32, 48, 0, 7, 32, 32], [32, 32, 0, 0, 32, 32]], np.float32),
     )
 
 
 def one(batch: Batch, i: int) -> Batch:
     """One sample of a batch."""
-    cut = {f.name: getattr(batch, f.name)[i : i + 1] for f in fields(batch)}
-    return replace(batch, **cut)
+    names = (f.name for f in fields(batch) if f.name != "text")
+    cut = {name: getattr(batch, name)[i : i + 1] for name in names}
+    return replace(batch, text=tuple(array[i : i + 1] for array in batch.text), **cut)
 
 
 def load_unet(folder: Path, dtype: str = "no") -> Any:
@@ -67,7 +67,7 @@ def make_step(
 ) -> Any:
     """A step with everything it needs. nonzero: B does not start at 0."""
     from mindbooth.trainer import lora, sdxl
-    from mindbooth.trainer.optimizer import AdamW
+    from mindbooth.trainer.optimizer import AdamW, Segment
     from mindbooth.trainer.step import LIMIT, LossScale, Step
 
     unet = load_unet(folder, dtype)
@@ -76,11 +76,12 @@ def make_step(
     if nonzero:
         adapter.load(np.random.default_rng(1).standard_normal(adapter.size) * 0.2)
     optimizer = AdamW(
-        adapter.master, betas=(0.9, 0.999), epsilon=1e-8, weight_decay=WEIGHT_DECAY,
-        max_grad_norm=MAX_GRAD_NORM, limit=LIMIT[wire],
+        adapter.master,
+        segments=[Segment(stop=adapter.size, rate=RATE, weight_decay=WEIGHT_DECAY)],
+        betas=(0.9, 0.999), epsilon=1e-8, max_grad_norm=MAX_GRAD_NORM, limit=LIMIT[wire],
     )  # fmt: skip
     return Step(
-        unet, adapter, optimizer, comm, accumulation=accumulation, dtype=sdxl.DTYPES[dtype],
+        adapter, optimizer, comm, accumulation=accumulation, dtype=sdxl.DTYPES[dtype],
         wire=wire, mode=mode, scale=LossScale(scale),
     )  # fmt: skip
 
@@ -90,11 +91,10 @@ def gradients(step: Any, batch: Batch) -> tuple[dict[str, np.ndarray], float]:
     from mindspore import Tensor
 
     from mindbooth.trainer import device
+    from mindbooth.trainer.step import inputs
 
-    names = ("noisy", "timesteps", "target", "weight", "prompt_embeds", "pooled", "time_ids")
-    inputs = [Tensor(getattr(batch, name)) for name in names]
     with device.mode(step.mode):
-        flat = step.forward(*inputs, Tensor(np.float32(64.0))).asnumpy()
+        flat = step.forward(*inputs(batch, Tensor(np.float32(64.0)))).asnumpy()
     found = {
         p.name: flat[p.offset : p.offset + p.size].reshape(p.shape) / 64.0
         for p in step.adapter.pieces
@@ -103,7 +103,7 @@ def gradients(step: Any, batch: Batch) -> tuple[dict[str, np.ndarray], float]:
 
 
 def update(step: Any, batches: Sequence[Batch], number: int = 0) -> Any:
-    return step(number, RATE, list(batches), stop=False)
+    return step(number, 1.0, list(batches), stop=False)
 
 
 @pytest.fixture(scope="module", params=["fresh", "B not 0"])
@@ -119,11 +119,16 @@ def compared(
     found, loss = gradients(step, batches[0])
     theirs = torch_side(
         "update",
-        {f.name: getattr(batches[0], f.name) for f in fields(Batch) if f.name != "samples"}
+        {
+            f.name: getattr(batches[0], f.name)
+            for f in fields(Batch)
+            if f.name not in ("samples", "text")
+        }
+        | dict(zip(("prompt_embeds", "pooled"), batches[0].text, strict=True))
         | {f"adapter {name.removeprefix('unet.')}": array for name, array in start.items()},
         folder=str(tiny_pipeline),
         rank=RANK,
-        targets=list(lora.UNET_TARGETS),
+        targets=list(lora.TARGETS["unet"]),
         rate=RATE,
         weight_decay=WEIGHT_DECAY,
         max_grad_norm=MAX_GRAD_NORM,
@@ -181,12 +186,12 @@ def test_a_fresh_adapter_changes_no_output_bit(
 def call(unet: Any, batch: Batch) -> np.ndarray:
     from mindspore import Tensor
 
-    conditions = {"text_embeds": Tensor(batch.pooled), "time_ids": Tensor(batch.time_ids)}
+    conditions = {"text_embeds": Tensor(batch.text[1]), "time_ids": Tensor(batch.time_ids)}
     return np.asarray(
         unet(
             Tensor(batch.noisy),
             Tensor(batch.timesteps),
-            Tensor(batch.prompt_embeds),
+            Tensor(batch.text[0]),
             added_cond_kwargs=conditions,
             return_dict=False,
         )[0].asnumpy()
@@ -250,7 +255,7 @@ def test_a_stop_request_comes_out_of_the_update(
     cpu: Any, tiny_pipeline: Path, batches: list[Batch]
 ) -> None:
     step = make_step(tiny_pipeline, cpu)
-    assert [step(u, RATE, batches[:1], stop=bool(u)).stop for u in (0, 1)] == [False, True]
+    assert [step(u, 1.0, batches[:1], stop=bool(u)).stop for u in (0, 1)] == [False, True]
 
 
 def test_graph_mode_trains_as_pynative_does(

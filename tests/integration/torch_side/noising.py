@@ -1,22 +1,25 @@
-"""Noisy latents and velocities of diffusers' DDPMScheduler."""
+"""Inputs, timesteps and losses as diffusers' script has them, for predictions that are given."""
+
+from typing import Any
 
 import numpy as np
 import torch
-from diffusers import DDPMScheduler
+from script import losses
 
 
-def answer(
-    arrays: dict[str, np.ndarray], configs: list[dict[str, object]]
-) -> dict[str, np.ndarray]:
-    """arrays: latents and noise (N, C, h, w), and "timesteps i" (N,) for scheduler i.
+def answer(arrays: dict[str, np.ndarray], cases: list[dict[str, Any]]) -> dict[str, np.ndarray]:
+    """arrays: latents, noise, predicted (N, C, h, w), and "levels i" (N,) for case i (script.py).
 
-    To "noisy i" and "velocity i".
+    To "noisy i", "timestep i" and "loss i" (N,).
     """
     given = {name: torch.from_numpy(array) for name, array in arrays.items()}
     found = {}
-    for i, config in enumerate(configs):
-        scheduler = DDPMScheduler.from_config(config)
-        sample = given["latents"], given["noise"], given[f"timesteps {i}"]
-        found[f"noisy {i}"] = scheduler.add_noise(*sample).numpy()
-        found[f"velocity {i}"] = scheduler.get_velocity(*sample).numpy()
+    for i, case in enumerate(cases):
+
+        def predict(noisy: torch.Tensor, timesteps: torch.Tensor, i: int = i) -> torch.Tensor:
+            found[f"noisy {i}"], found[f"timestep {i}"] = noisy.numpy(), timesteps.numpy()
+            return given["predicted"]
+
+        each, weight = losses(case, given["latents"], given["noise"], given[f"levels {i}"], predict)
+        found[f"loss {i}"] = (each * weight).numpy()
     return found

@@ -11,15 +11,16 @@ import os
 import sys
 import tempfile
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from mindbooth.ranktable.placement import Placement
 from mindbooth.trainer import __main__ as trainer
 
 
-def alone(runs: list[list[str]]) -> int:
+def alone(runs: list[list[str]], prepare: Callable[[], None] = lambda: None) -> int:
     ended = []
+    prepare()
     for argv in runs:
         told: dict[str, str] = {}
         with captured(1, told, "out"), captured(2, told, "err"):
@@ -52,10 +53,10 @@ def captured(descriptor: int, told: dict[str, str], name: str) -> Iterator[None]
             told[name] = file.read().decode(errors="replace")
 
 
-def together(runs: list[list[str]]) -> int:
+def together(runs: list[list[str]], prepare: Callable[[], None] = lambda: None) -> int:
     trainer.keep_torch_out()
     from mindbooth.trainer import device, loop, report
-    from mindbooth.trainer.config import parse
+    from mindbooth.trainer.parse import parse
     from mindbooth.trainer.stop import StopRequest
 
     report.start()
@@ -63,9 +64,10 @@ def together(runs: list[list[str]]) -> int:
     comm = device.start(Placement.from_environ(os.environ), target="CPU")
     stop = StopRequest()
     stop.install()
+    prepare()
     for number, config in enumerate(configs):
         environ = {**os.environ, "MINDBOOTH_JOB": f"{os.environ['MINDBOOTH_JOB']} {number}"}
-        status = loop.train(config, comm, stop, environ)
+        status = trainer.ended(lambda: loop.train(config, comm, stop, environ), stop)  # noqa: B023
         if status:
             return status
     return 0

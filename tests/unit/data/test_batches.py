@@ -8,7 +8,17 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from mindbooth.data.batches import Batch, Floats, Item, Source, Variant
+from mindbooth.data.batches import (
+    Batch,
+    Embedded,
+    Floats,
+    Item,
+    Reader,
+    Side,
+    Source,
+    Tokenized,
+    Variant,
+)  # fmt: skip
 from mindbooth.data.cache import Store
 from mindbooth.data.errors import DataError
 from mindbooth.data.prefetch import Prefetch
@@ -17,7 +27,7 @@ from mindbooth.data.stream import Purpose, Stream, micro_batch
 
 LATENT = (4, 3, 5)
 EXAMPLES = 5
-ARRAYS = ("noisy", "timesteps", "target", "weight", "prompt_embeds", "pooled", "time_ids")
+ARRAYS = ("noisy", "timesteps", "target", "weight", "time_ids")
 
 
 def objective(latents: Floats, noise: Floats, u: float) -> tuple[Floats, float, Floats, float]:
@@ -56,28 +66,43 @@ def source_in(root: Path, *, seed: int = 1, flips: bool = False) -> Source:
         items.append(Item(variants=variants, text=text))
     for name in {text, *(variant.latents for item in items for variant in item.variants)}:
         store.publish(name, entry_of(name), note={})
-    return Source(
-        store=store,
-        stream=Stream(seed=seed, examples=EXAMPLES),
-        items=items,
-        objective=objective,
-        scale=0.5,
-    )
+    side = Side(stream=Stream(seed=seed, examples=EXAMPLES), items=items, objective=objective)
+    read = Reader(store=store)
+    return Source(read=read, sides=(side,), texts=Embedded(read=read), scale=0.5)
+
+
+def with_class(source: Source, *, weight: float) -> Source:
+    """The same pictures as class pictures too, in another order."""
+    side = source.sides[0]
+    partners = Stream(seed=side.stream.seed, examples=EXAMPLES, partners=True)
+    return replace(source, sides=(side, replace(side, stream=partners, weight=weight)))
+
+
+def dropping(source: Source, share: float) -> Source:
+    return replace(source, sides=(replace(source.sides[0], caption_dropout=share),))
+
+
+def arrays_of(batch: Batch) -> dict[str, NDArray[np.float32]]:
+    texts = dict(zip(("prompt_embeds", "pooled"), batch.text, strict=True))
+    return {name: getattr(batch, name) for name in ARRAYS} | texts
 
 
 def equal(one: Batch, other: Batch) -> bool:
-    return all(np.array_equal(getattr(one, name), getattr(other, name)) for name in ARRAYS)
+    theirs = arrays_of(other)
+    return all(np.array_equal(array, theirs[name]) for name, array in arrays_of(one).items())
 
 
 def joined(batches: list[Batch]) -> Batch:
     arrays = {name: np.concatenate([getattr(each, name) for each in batches]) for name in ARRAYS}
-    return Batch(samples=tuple(k for each in batches for k in each.samples), **arrays)
+    text = tuple(np.concatenate(parts) for parts in zip(*(b.text for b in batches), strict=True))
+    samples = tuple(k for each in batches for k in each.samples)
+    return Batch(samples=samples, text=text, **arrays)
 
 
 def test_shapes_types_and_order(tmp_path: Path) -> None:
     batch = source_in(tmp_path).assemble(range(3, 6))
     assert batch.samples == (3, 4, 5)
-    assert {name: getattr(batch, name).shape for name in ARRAYS} == {
+    assert {name: array.shape for name, array in arrays_of(batch).items()} == {
         "noisy": (3, *LATENT),
         "timesteps": (3,),
         "target": (3, *LATENT),
@@ -86,9 +111,9 @@ def test_shapes_types_and_order(tmp_path: Path) -> None:
         "pooled": (3, 6),
         "time_ids": (3, 6),
     }
-    for name in ARRAYS:
-        assert getattr(batch, name).dtype == np.float32
-        assert getattr(batch, name).flags.c_contiguous
+    for array in arrays_of(batch).values():
+        assert array.dtype == np.float32
+        assert array.flags.c_contiguous
 
 
 @pytest.mark.parametrize(
@@ -114,27 +139,33 @@ def test_latents_are_a_scaled_draw_around_the_mean(tmp_path: Path) -> None:
     shift, scale = np.float32(0.25), np.arange(1, 5, dtype=np.float32).reshape(4, 1, 1)
     affine = replace(source, shift=shift, scale=scale)
     k = 7
-    entry = entry_of(latents_key(source.stream.example(k)))
-    eps = source.stream.generator(k, Purpose.LATENTS).standard_normal(LATENT, dtype=np.float32)
+    entry = entry_of(latents_key(source.sides[0].stream.example(k)))
+    eps = (
+        source.sides[0]
+        .stream.generator(k, Purpose.LATENTS)
+        .standard_normal(LATENT, dtype=np.float32)
+    )
     drawn = entry["mean"] + entry["std"] * eps
-    assert np.array_equal(affine.latents(k), (drawn - shift) * scale)
+    assert np.array_equal(affine.latents(source.sides[0], k), (drawn - shift) * scale)
     assert np.array_equal(source.assemble([k]).noisy[0], drawn * np.float32(0.5))
 
 
 def test_noise_is_drawn_apart_from_the_latents(tmp_path: Path) -> None:
     source = source_in(tmp_path)
     batch = source.assemble([7])
-    entry = entry_of(latents_key(source.stream.example(7)))
+    entry = entry_of(latents_key(source.sides[0].stream.example(7)))
     eps = (batch.noisy[0] * 2 - entry["mean"]) / entry["std"]
     assert not np.isclose(batch.target[0], eps, atol=0.01).all()
-    noise = source.stream.generator(7, Purpose.NOISE).standard_normal(LATENT, dtype=np.float32)
+    noise = (
+        source.sides[0].stream.generator(7, Purpose.NOISE).standard_normal(LATENT, dtype=np.float32)
+    )
     assert np.array_equal(batch.target[0], noise)
 
 
 def test_draws_over_epochs_have_the_stored_mean_and_std(tmp_path: Path) -> None:
     source = source_in(tmp_path)
-    of_first = [k for k in range(3000 * EXAMPLES) if source.stream.example(k) == 0]
-    draws = np.stack([source.latents(k) for k in of_first[:2000]]) * 2
+    of_first = [k for k in range(3000 * EXAMPLES) if source.sides[0].stream.example(k) == 0]
+    draws = np.stack([source.latents(source.sides[0], k) for k in of_first[:2000]]) * 2
     entry = entry_of(latents_key(0))
     assert np.abs(draws.mean(axis=0) - entry["mean"]).max() < 0.12
     assert np.abs(draws.std(axis=0) - entry["std"]).max() < 0.08
@@ -143,10 +174,10 @@ def test_draws_over_epochs_have_the_stored_mean_and_std(tmp_path: Path) -> None:
 def test_half_precision_entries_give_float32_batches(tmp_path: Path) -> None:
     source = source_in(tmp_path)
     exact = source.assemble([0])
-    for item in source.items:
+    for item in source.sides[0].items:
         for name in (item.variants[0].latents, item.text):
             halves = {part: array.astype(np.float16) for part, array in entry_of(name).items()}
-            source.store.publish(name, halves, note={})
+            source.read.store.publish(name, halves, note={})
     batch = source.assemble([0])
     assert all(getattr(batch, name).dtype == np.float32 for name in ARRAYS)
     assert np.allclose(batch.noisy, exact.noisy, atol=2e-3)
@@ -165,9 +196,9 @@ def test_an_option_more_leaves_the_other_draws_alone(tmp_path: Path) -> None:
 
 def test_flips_are_drawn_evenly_and_bring_their_own_ids(tmp_path: Path) -> None:
     source = source_in(tmp_path, flips=True)
-    flipped = [source.variant(k).time_ids[3] for k in range(2000)]
+    flipped = [source.sides[0].variant(k).time_ids[3] for k in range(2000)]
     assert abs(np.mean(flipped) - 0.5) < 0.04
-    assert source.assemble([11]).time_ids[0].tolist() == list(source.variant(11).time_ids)
+    assert source.assemble([11]).time_ids[0].tolist() == list(source.sides[0].variant(11).time_ids)
 
 
 def test_the_seed_changes_every_draw(tmp_path: Path) -> None:
@@ -191,10 +222,11 @@ def test_a_bad_entry_is_repaired_and_training_goes_on(tmp_path: Path) -> None:
 
     def repair(name: str) -> None:
         repaired.append(name)
-        source.store.publish(name, entry_of(name), note={})
+        source.read.store.publish(name, entry_of(name), note={})
 
-    mending = replace(source, repair=repair)
-    damaged = source.store.path(latents_key(2))
+    read = replace(source.read, repair=repair)
+    mending = replace(source, read=read, texts=Embedded(read=read))
+    damaged = source.read.store.path(latents_key(2))
     damaged.write_bytes(damaged.read_bytes()[:-1])
     assert equal(mending.assemble(range(5)), expected)
     assert repaired == [latents_key(2)]
@@ -206,8 +238,9 @@ def test_a_bad_entry_is_repaired_and_training_goes_on(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("repair", [None, lambda name: None], ids=["none", "fails"])
 def test_a_bad_entry_that_cannot_be_repaired_is_named(tmp_path: Path, repair: object) -> None:
-    source = replace(source_in(tmp_path), repair=repair)
-    path = source.store.path(latents_key(source.stream.example(0)))
+    source = source_in(tmp_path)
+    source = replace(source, read=replace(source.read, repair=repair))
+    path = source.read.store.path(latents_key(source.sides[0].stream.example(0)))
     path.unlink()
     with pytest.raises(DataError, match=path.name):
         source.assemble([0])
@@ -223,3 +256,85 @@ def test_batches_are_the_same_through_prefetching(tmp_path: Path) -> None:
         assert all(
             equal(batch, make(update)) for update, batch in zip(range(10), batches, strict=True)
         )
+
+
+def test_each_sample_brings_a_class_picture_of_its_own(tmp_path: Path) -> None:
+    plain, batch = source_in(tmp_path), with_class(source_in(tmp_path), weight=0.5).assemble([3, 4])
+    alone = plain.assemble([3, 4])
+    assert batch.samples == (3, 4)
+    for name, array in arrays_of(batch).items():
+        assert len(array) == 4
+        if name != "weight":  # the subject's rows come first, and are what they are without
+            assert np.array_equal(array[:2], arrays_of(alone)[name])
+    assert not np.isclose(batch.target[:2], batch.target[2:]).all()
+    assert not np.isclose(batch.timesteps[:2], batch.timesteps[2:]).any()
+
+
+def test_the_mean_over_rows_is_the_subjects_plus_the_weighted_class_mean(tmp_path: Path) -> None:
+    batch = with_class(source_in(tmp_path), weight=0.25).assemble(range(3))
+    error = np.arange(1.0, 7.0)  # of each row
+    counted = 1 + batch.timesteps / 1000  # what the objective gave
+    expected = (error * counted)[:3].mean() + 0.25 * (error * counted)[3:].mean()
+    assert np.isclose((error * batch.weight).mean(), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+def test_class_partners_do_not_depend_on_the_split(tmp_path: Path, world_size: int) -> None:
+    source = with_class(source_in(tmp_path, flips=True), weight=1.0)
+    whole = source.assemble(range(8, 12))
+    for rank in range(world_size):
+        samples = micro_batch(2, 0, rank, batch=4 // world_size, accumulation=1,
+                              world_size=world_size)  # fmt: skip
+        part, count = source.assemble(samples), 4 // world_size
+        rows = [rank * count + i for i in range(count)]
+        assert np.array_equal(part.noisy, whole.noisy[[*rows, *(4 + row for row in rows)]])
+
+
+def test_class_pictures_come_once_an_epoch_in_an_order_of_their_own(tmp_path: Path) -> None:
+    subject, of_class = with_class(source_in(tmp_path), weight=1.0).sides
+    orders = [
+        [[side.stream.example(e * EXAMPLES + i) for i in range(EXAMPLES)] for e in range(4)]
+        for side in (subject, of_class)
+    ]
+    assert all(sorted(order) == list(range(EXAMPLES)) for order in orders[1])
+    assert orders[0] != orders[1]
+
+
+def test_noise_offset_moves_a_channel_as_a_whole(tmp_path: Path) -> None:
+    source = source_in(tmp_path)
+    plain, moved = (replace(source, noise_offset=o).assemble(range(4)).target for o in (0.0, 0.1))
+    offset = moved - plain
+    assert np.ptp(offset, axis=(2, 3)).max() < 1e-6
+    assert 0.02 < offset[:, :, 0, 0].std() < 0.3
+    doubled = replace(source, noise_offset=0.2).assemble(range(4)).target - plain
+    assert np.allclose(doubled, 2 * offset, atol=1e-6)
+
+
+def test_captions_are_dropped_in_the_share_asked_for_and_by_nothing_but_k(tmp_path: Path) -> None:
+    source = dropping(source_in(tmp_path), 0.3)
+    dropped = [k for k in range(2000) if source.sides[0].drops_caption(k)]
+    assert abs(len(dropped) / 2000 - 0.3) < 0.03
+    kept = next(k for k in range(2000) if k not in dropped)
+    embeds, pooled = source.assemble([dropped[0], kept]).text
+    assert not embeds[0].any()
+    assert not pooled[0].any()
+    assert np.array_equal(embeds[1], entry_of(key({"text": 0}))["prompt_embeds"])
+    plain, other = source_in(tmp_path).assemble(range(8)), source.assemble(range(8))
+    assert np.array_equal(plain.noisy, other.noisy)
+
+
+def test_a_dropped_caption_is_the_empty_prompt_where_that_is_encoded(tmp_path: Path) -> None:
+    source = source_in(tmp_path)
+    empty = key({"text": ""})
+    entry = {name: 2 * tensor for name, tensor in entry_of(key({"text": 0})).items()}
+    source.read.store.publish(empty, entry, note={})
+    embeds, _ = Embedded(read=source.read, empty=empty)(key({"text": 0}), True)
+    assert np.array_equal(embeds, entry["prompt_embeds"])
+
+
+def test_tokens_say_whether_the_caption_counts() -> None:
+    ids, empty = (np.arange(3), np.arange(3) + 5), (np.zeros(3), np.ones(3))
+    texts = Tokenized(ids={"a dog": ids})
+    assert [texts("a dog", dropped)[2] for dropped in (False, True)] == [1, 0]
+    first, second, kept = Tokenized(ids={"a dog": ids}, empty=empty)("a dog", True)
+    assert (first.tolist(), second.tolist(), kept) == ([0, 0, 0], [1, 1, 1], 1)

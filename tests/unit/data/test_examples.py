@@ -1,4 +1,4 @@
-"""A folder's pictures are listed in one order everywhere, and what is no picture is said."""
+"""A folder's pictures are listed in one order everywhere, and what is not used is said."""
 
 from pathlib import Path
 
@@ -28,18 +28,18 @@ def test_names_sort_naturally_and_without_case(tmp_path: Path) -> None:
 
 
 def test_what_is_no_picture_is_passed_over_and_named_once(tmp_path: Path) -> None:
-    fill(
-        tmp_path,
-        "a.png", ".DS_Store", "Thumbs.db", ".cache/huggingface/x.png", ".hidden.png", "a.txt",
-        "class/b.png", "noext", "._a.png",
+    others = (
+        ".DS_Store", "Thumbs.db", ".cache/huggingface/x.png", ".hidden.png", "notes.txt",
+        "class/b.png", "noext", "._a.png", "metadata.parquet",
     )  # fmt: skip
-    listing = from_folder(tmp_path, caption="sks dog")
+    listing = from_folder(fill(tmp_path, "a.png", *others), caption="sks dog")
     assert [example.image for example in listing.examples] == [tmp_path / "a.png"]
-    assert set(listing.passed_over) == {
-        ".DS_Store", "Thumbs.db", ".cache/", ".hidden.png", "a.txt", "class/", "noext", "._a.png",
-    }  # fmt: skip
     assert listing.remark is not None
-    assert all(name in listing.remark for name in listing.passed_over)
+    told = listing.remark.removeprefix(f"passed over in {tmp_path}: ")
+    assert told.split(", ") == [
+        "._a.png", ".cache/", ".DS_Store", ".hidden.png", "class/", "metadata.parquet", "noext",
+        "notes.txt and 1 more",
+    ]  # fmt: skip
 
 
 def test_nothing_passed_over_gives_no_remark(tmp_path: Path) -> None:
@@ -61,10 +61,24 @@ def test_unread_photo_formats_come_with_a_remedy(tmp_path: Path, name: str) -> N
     assert f"{Path(name).suffix.lower()} cannot be read: export {name} as JPEG or PNG" in remark
 
 
-def test_repeats_repeat_each_picture(tmp_path: Path) -> None:
-    examples = from_folder(fill(tmp_path, "a.png", "b.png"), caption="c", repeats=3).examples
-    assert [example.image.name for example in examples] == ["a.png"] * 3 + ["b.png"] * 3
-    assert {example.caption for example in examples} == {"c"}
+def test_repeats_repeat_each_picture_with_its_caption(tmp_path: Path) -> None:
+    fill(tmp_path, "a.png", "b.png")
+    (tmp_path / "b.txt").write_text("mine")
+    examples = from_folder(tmp_path, caption="c", repeats=3).examples
+    assert [(example.image.name, example.caption) for example in examples] == [
+        *[("a.png", "c")] * 3,
+        *[("b.png", "mine")] * 3,
+    ]
+
+
+def test_without_own_captions_all_have_the_one_and_no_caption_file_counts(tmp_path: Path) -> None:
+    fill(tmp_path, "a.png", "b.png", "deep/c.png")
+    (tmp_path / "a.txt").write_bytes(b"\xff not even text")
+    (tmp_path / "metadata.jsonl").write_text('{"file_name": "deep/c.png", "text": "mine"}')
+    listing = from_folder(tmp_path, caption="a dog", own_captions=False)
+    assert [example.image.name for example in listing.examples] == ["a.png", "b.png"]
+    assert {example.caption for example in listing.examples} == {"a dog"}
+    assert listing.remark == f"passed over in {tmp_path}: a.txt, deep/, metadata.jsonl"
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,10 @@ PINNED_WORDS = [
     7827410377924947245,
     16815381890043990364,
     6833752007584618429,
+    8562752266218434738,
+    6528599130699116170,
 ]
+PINNED_PARTNERS = [1, 2, 3, 4, 0, 2, 4, 3, 1, 0]
 
 SPLITS_OF_8 = [
     (world_size, batch, accumulation)
@@ -77,6 +80,8 @@ def test_the_stream_is_pinned() -> None:
     """A change of these numbers breaks the resume of every run that exists."""
     stream = Stream(seed=42, examples=5)
     assert [stream.example(k) for k in range(10)] == PINNED_ORDER
+    partners = Stream(seed=42, examples=5, partners=True)
+    assert [partners.example(k) for k in range(10)] == PINNED_PARTNERS
     draws = [generator(42, purpose, 7).bit_generator.random_raw() for purpose in Purpose]
     assert draws == PINNED_WORDS
 

@@ -22,6 +22,7 @@ STATE = State(
     loss_scale=2.0**15,
     sound_updates=3,
     adapter="0123456789abcdef",
+    optimizer="AdamW",
 )
 TENSOR = "unet.mid_block.attentions.0.to_q.lora_A.weight"
 

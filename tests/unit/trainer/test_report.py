@@ -1,16 +1,18 @@
-"""What a run tells: metrics that go on after a stop, progress lines, timings, grids of pictures."""
+"""What a run tells: metrics that go on after a stop, progress lines, grids of pictures."""
 
+import io
 import json
 import logging
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from mindbooth.trainer import report
-from mindbooth.trainer.report import LEAST, Metrics, Phases, Progress
+from mindbooth.trainer.report import LEAST, Metrics, Progress
 
 
 def run(folder: Path, rank: int = 0) -> Any:
@@ -90,19 +92,6 @@ def test_a_rank_that_shows_nothing_tells_nothing(caplog: pytest.LogCaptureFixtur
     assert caplog.messages == []
 
 
-def test_phases_add_up_by_name_also_where_they_fail() -> None:
-    phases = Phases()
-    for _ in range(2):
-        with phases("updates"):
-            pass
-    with pytest.raises(KeyError), phases("export"):
-        raise KeyError
-    assert phases.times == {"updates": 2, "export": 1}
-    assert [line.split()[0] for line in phases.table().splitlines()] == [
-        "phase", "updates", "export",
-    ]  # fmt: skip
-
-
 def pictures(count: int, size: tuple[int, int] = (64, 64)) -> list[Image.Image]:
     return [Image.new("RGB", size, (40 * i + 20, 0, 0)) for i in range(count)]
 
@@ -147,6 +136,25 @@ def test_title_columns_and_long_labels_get_lines_of_their_own() -> None:
     assert report.grid([pictures(3)], ["x"], title="after update 5").height == plain + 18
     assert report.grid([pictures(3)], ["x"], columns=["a", "b", "c"]).height == plain + 18
     assert report.grid([pictures(3)], ["a long prompt " * 12]).height >= plain + 2 * 18
+
+
+@pytest.mark.parametrize(
+    "label",
+    ["W" * 300, "a very long prompt " * 20, "\u72d7" * 200, "\U0001f415 two\nlines\t" * 30],
+    ids=["one word", "words", "Chinese", "emoji and newlines"],
+)
+def test_no_label_runs_over_the_edge(label: str) -> None:
+    sheet = np.asarray(report.grid([pictures(3)], [label]).convert("L"))
+    text = sheet[: -LEAST - 6]
+    assert len(text) >= 3 * 18
+    assert (text < 128).any()
+    assert (text[:, -4:] == 255).all()
+
+
+def test_a_file_of_a_picture_is_the_picture() -> None:
+    (picture,) = pictures(1, (3, 2))
+    with Image.open(io.BytesIO(report.png(picture))) as read:
+        assert (read.format, read.size, read.tobytes()) == ("PNG", (3, 2), picture.tobytes())
 
 
 def test_a_label_a_row_is_asked_for() -> None:
