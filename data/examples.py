@@ -48,7 +48,7 @@ def from_folder(
     else `caption`. Without `own_captions` all have `caption`, and no other file is looked at.
     """
     names = _names(folder)
-    top = [name for name in names if _is_picture(name)]
+    top = [name for name in names if is_picture(name)]
     found = captions.of_folder(folder, names, top) if own_captions else Captions()
     pictures = sorted({*top, *found.named}, key=_natural)
     if not pictures:
@@ -78,9 +78,9 @@ def _remark(folder: Path, pictures: int, found: Captions, passed_over: Sequence[
             f"{pictures - len(found.own)} the instance prompt"
         )
     if found.empty:
-        told.append(f"empty: {named(found.empty)}")
+        told.append(f"empty: {_named(found.empty)}")
     if passed_over:
-        told.append(f"passed over in {folder}: {named(passed_over)}{_advice(passed_over)}")
+        told.append(f"passed over in {folder}: {_named(passed_over)}{_advice(passed_over)}")
     return "; ".join(told) or None
 
 
@@ -108,7 +108,7 @@ def _natural(name: str) -> tuple[list[str | int], str]:
     return key, name
 
 
-def _is_picture(name: str) -> bool:
+def is_picture(name: str) -> bool:
     return not name.startswith(".") and name.lower().endswith(SUFFIXES)
 
 
@@ -116,12 +116,12 @@ def _nothing_in(folder: Path, found: Sequence[str]) -> str:
     if not found:
         return f"the picture folder {folder} is empty: put pictures in it, or check the path"
     return (
-        f"no picture in {folder}, only {named(found)}. Read are {' '.join(SUFFIXES)}"
+        f"no picture in {folder}, only {_named(found)}. Read are {' '.join(SUFFIXES)}"
         f"{_advice(found)}{_deeper(folder, found)}"
     )
 
 
-def named(names: Sequence[str]) -> str:
+def _named(names: Sequence[str]) -> str:
     more = len(names) - _SHOWN
     return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
@@ -131,7 +131,7 @@ def _advice(names: Sequence[str]) -> str:
     if not photos:
         return ""
     kinds = ", ".join(sorted({Path(name).suffix.lower() for name in photos}))
-    return f". {kinds} cannot be read: export {named(photos)} as JPEG or PNG"
+    return f". {kinds} cannot be read: export {_named(photos)} as JPEG or PNG"
 
 
 def _deeper(folder: Path, names: Sequence[str]) -> str:
@@ -140,7 +140,7 @@ def _deeper(folder: Path, names: Sequence[str]) -> str:
         if name.endswith("/") and not name.startswith("."):
             inside = folder / name
             try:
-                count = sum(_is_picture(child) for child in os.listdir(inside))
+                count = sum(is_picture(child) for child in os.listdir(inside))
             except OSError:
                 continue  # a hint only: what cannot be listed has nothing to offer
             if count:

@@ -49,7 +49,6 @@ ADD_EDM: Flags = {"do_edm_style_training": ""}
 ADD_TEXT_ENCODERS: Flags = {"train_text_encoder": ""}
 
 DOWNLOAD = f'''
-import huggingface_hub
 from huggingface_hub import snapshot_download
 
 snapshot_download(

@@ -7,7 +7,6 @@ as if the adapter were not there; here such an adapter is an error, before anyth
 from __future__ import annotations
 
 import logging
-import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,8 +21,7 @@ from .config import ConfigError
 
 log = logging.getLogger(__name__)
 
-MODELS = ("unet", "text_encoder", "text_encoder_2")
-_TENSOR = re.compile(r"(.+)\.lora_([AB])\.weight")
+AXES = {"lora_A": 1, "lora_B": 0}  # which one is the layer's own: A takes its input, B its output
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,47 +90,56 @@ def misfits(tensors: Mapping[str, Any], layers: Mapping[str, nn.Cell]) -> list[s
     """The tensors, by peft's names, that no layer of a model takes."""
     wrong = []
     for key, tensor in tensors.items():
-        found = _TENSOR.fullmatch(key)
-        weight = getattr(layers.get(found[1]), "weight", None) if found else None
-        axis = (
-            1 if found and found[2] == "A" else 0
-        )  # A takes the layer's input, B gives its output
-        if weight is None or weight.shape[axis] != tensor.shape[axis]:
+        layer, _, matrix = key.removesuffix(".weight").rpartition(".")
+        weight = getattr(layers.get(layer), "weight", None)
+        axis = AXES.get(matrix)
+        if weight is None or axis is None or weight.shape[axis] != tensor.shape[axis]:
             wrong.append(f"{key} {tuple(tensor.shape)}")
     return wrong
 
 
 def _check(pipeline: Any, adapter: Adapter) -> None:
-    from mindone.diffusers.utils import state_dict_utils as names
-
     try:
-        tensors, _ = pipeline.lora_state_dict(
-            str(adapter.path.parent), weight_name=adapter.path.name, use_safetensors=True,
-            unet_config=pipeline.unet.config,
-        )  # fmt: skip
+        tensors = _by_model(pipeline, adapter)
     except ValueError as err:
         reason = " ".join(str(err).split())[:200]
         raise ConfigError(f"--lora {adapter.name} can't be read as an SDXL LoRA: {reason}") from err
-    wrong = [key for key in tensors if key.split(".")[0] not in MODELS]
-    for model in MODELS:
-        part = {
-            key.removeprefix(f"{model}."): tensor
-            for key, tensor in tensors.items()
-            if key.startswith(f"{model}.")
-        }
-        if model == "unet":
-            part = names.convert_unet_state_dict_to_peft(part)
-        elif part:
-            part = names.convert_all_state_dict_to_peft(part)
-        layers = dict(getattr(pipeline, model).cells_and_names())
-        wrong += [f"{model}.{misfit}" for misfit in misfits(part, layers)]
-    if wrong or not tensors:
+    wrong = [
+        f"{model}.{misfit}"
+        for model, part in tensors.items()
+        for misfit in misfits(part, dict(getattr(pipeline, model, nn.Cell()).cells_and_names()))
+    ]
+    count = sum(map(len, tensors.values()))
+    if wrong or not count:
         example = f", e.g. {wrong[0]}" if wrong else ""
+        card = f"Its card names {adapter.base_model}" if adapter.base_model else "It has no card"
         raise ConfigError(
-            f"--lora {adapter.name} is not for this model: {len(wrong)} of its {len(tensors)} "
-            f"tensors have no place in it{example}. "
-            f"It was trained on {adapter.base_model or 'another one, and has no card'}."
+            f"--lora {adapter.name} is not for this model: {len(wrong)} of its {count} tensors "
+            f"have no place in it{example}. {card}."
         )
+
+
+def _by_model(pipeline: Any, adapter: Adapter) -> dict[str, dict[str, Any]]:
+    """An adapter's tensors by the word that their names begin with, then by peft's names.
+
+    Raises ValueError.
+    """
+    from mindone.diffusers.utils import state_dict_utils
+
+    found, _ = pipeline.lora_state_dict(
+        str(adapter.path.parent), weight_name=adapter.path.name, use_safetensors=True,
+        unet_config=pipeline.unet.config,
+    )  # fmt: skip
+    parts: dict[str, dict[str, Any]] = {}
+    for key, tensor in found.items():
+        model, _, name = key.partition(".")
+        parts.setdefault(model, {})[name] = tensor
+    for model, part in parts.items():
+        if model == "unet":
+            parts[model] = state_dict_utils.convert_unet_state_dict_to_peft(part)
+        elif model in ("text_encoder", "text_encoder_2"):
+            parts[model] = state_dict_utils.convert_all_state_dict_to_peft(part)
+    return parts
 
 
 def _file(name: str, folder: Path) -> Path:

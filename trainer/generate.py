@@ -8,6 +8,7 @@ left memory, and goes on from the latents that the pictures were decoded from.
 from __future__ import annotations
 
 import logging
+import os
 import secrets
 import sys
 from collections.abc import Sequence
@@ -123,6 +124,8 @@ def _prepare(asked: GenerateConfig) -> Job:
         asked.output_dir.mkdir(parents=True, exist_ok=True)
     except OSError as err:
         raise ConfigError(f"--output_dir {asked.output_dir}: {err.strerror}.") from err
+    if not os.access(asked.output_dir, os.W_OK):
+        raise ConfigError(f"--output_dir {asked.output_dir}: it can't be written to.")
     device.start(Placement.from_environ({}), target=asked.device_target)
     for package in ("mindone", "transformers"):  # they warn of what is as it should be
         logging.getLogger(package).setLevel(logging.ERROR)

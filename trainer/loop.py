@@ -40,15 +40,16 @@ log = logging.getLogger(__name__)
 def train(config: TrainConfig, comm: Comm, stop: StopRequest, environ: Mapping[str, str]) -> int:
     """Trains an adapter; returns the exit status: 0, 75 if stopped with a checkpoint, or 1 if all
     went well but the upload to the hub."""
-    store, token = runs.place(config, comm, environ)
+    store, token, drawn = runs.place(config, comm, environ)
     with runs.failures_told(store, token, comm):
-        return _train(config, comm, stop, store, token)
+        return _train(config, comm, stop, store, token, drawn)
 
 
-def _train(config: TrainConfig, comm: Comm, stop: StopRequest, store: Store, token: str) -> int:
+def _train(config: TrainConfig, comm: Comm, stop: StopRequest, store: Store, token: str,
+           drawn: int) -> int:  # fmt: skip
     phases = Phases(memory.meters())
     with phases("look at the input"):
-        run = runs.look(config, comm, store, token)
+        run = runs.look(config, comm, store, token, drawn)
         meeting = run.meeting()
         meeting.at("looked")
     with phases("class images"):
@@ -142,13 +143,13 @@ def _finish(run: Run, made: Made | None) -> bool:
 @contextlib.contextmanager
 def _as_used(run: Run, step: Step) -> Iterator[None]:
     """Inside, the layers are as those who load the adapter will have them."""
-    dropping = bool(run.config.adapter.lora_dropout)
-    if dropping:
-        lora.drop(step.adapter.models, False)
-    with step.average.shown() if step.average else contextlib.nullcontext():
-        yield
-    if dropping:
-        lora.drop(step.adapter.models, True)
+    dropout = run.config.adapter.lora_dropout
+    lora.drop(step.adapter.models, on=False)
+    try:
+        with step.average.shown() if step.average else contextlib.nullcontext():
+            yield
+    finally:
+        lora.drop(step.adapter.models, on=dropout > 0)
 
 
 def _settle(run: Run, step: Step, update: int, factor: float, batches: list[Batch],

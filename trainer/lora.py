@@ -154,7 +154,7 @@ def inject(
         _keep_dtype(layer)
 
 
-def drop(models: Mapping[str, nn.Cell], on: bool) -> None:
+def drop(models: Mapping[str, nn.Cell], *, on: bool) -> None:
     """Whether LoRA layers zero some of their inputs, as in training, or none, as for pictures."""
     from mindone.peft.tuners.lora import LoraLayer
 

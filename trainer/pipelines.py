@@ -43,7 +43,8 @@ def precision(asked: str | None) -> str:
     """What to compute in on the device that was started: one of sdxl.DTYPES."""
     on_cpu = ms.get_context("device_target") == "CPU"
     if asked == "bf16" and on_cpu:
-        raise ConfigError("--mixed_precision bf16: the CPU has no operators for it. Give `no`.")
+        raise ConfigError("--mixed_precision bf16: MindSpore has hardly any bf16 operators on a "
+                          "CPU. Use fp16 or no.")  # fmt: skip
     return asked or ("no" if on_cpu else "fp16")
 
 

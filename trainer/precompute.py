@@ -34,6 +34,8 @@ from .sdxl import Model
 
 log = logging.getLogger(__name__)
 
+REMARKS_SHOWN = 3  # of prompts that are cut
+
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
@@ -76,7 +78,11 @@ def plan(examples: Sequence[Example], class_examples: Sequence[Example], prompts
     digests = WeightDigests(store.root)
     tokenizers = sdxl.load_tokenizers(model)
     captions = list(dict.fromkeys([*prompts, *(e.caption for e in (*examples, *class_examples))]))
-    remarks = (_too_long(tokenizers, caption) for caption in captions)
+    remarks = list(filter(None, (_too_long(tokenizers, caption) for caption in captions)))
+    if len(remarks) > REMARKS_SHOWN:
+        remarks[REMARKS_SHOWN:] = [
+            f"{len(remarks) - REMARKS_SHOWN} more prompts are too long, and cut"
+        ]
     keys: dict[str, str] = {}
     if texts:
         key = _text_key(model, digests, dtype, tokenizers[0].model_max_length)
@@ -92,7 +98,7 @@ def plan(examples: Sequence[Example], class_examples: Sequence[Example], prompts
         class_items=class_items,
         pictures=pictures,
         texts=keys,
-        remarks=tuple(filter(None, remarks)),
+        remarks=tuple(remarks),
     )
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import mindspore as ms
 
-from mindbooth.data import class_images, examples, stream
+from mindbooth.data import class_images, examples, hub_dataset, stream
 from mindbooth.data.cache import Store, default_root
 from mindbooth.data.errors import DataError, RankFailed, RankStopped
 from mindbooth.data.examples import Example, Listing
@@ -128,17 +128,18 @@ class Run:
             export.config_file(self.output / "config.yaml", self.config, self.seed)
 
 
-def place(config: TrainConfig, comm: Comm, environ: Mapping[str, str]) -> tuple[Store, str]:
-    """The cache, and the token that tells this attempt from others that use it.
+def place(config: TrainConfig, comm: Comm, environ: Mapping[str, str]) -> tuple[Store, str, int]:
+    """The cache, the token that tells this attempt from others that use it, and a drawn seed.
 
     The launcher's job token is the same for all ranks; the drawn number makes it new under msrun
-    alone, too.
+    alone, too. Ranks have just met: later, one may still download what another one has.
     """
     given = config.data.latent_cache_dir
     store = Store(Path(given).expanduser() if given else default_root(environ))
     if store.root.exists() and not store.root.is_dir():
         raise ConfigError(f"--latent_cache_dir {store.root} is a file: a folder is needed.")
-    return store, f"{environ.get('MINDBOOTH_JOB', '')} {comm.agree(secrets.randbelow(2**24))}"
+    drawn, seed = (comm.agree(secrets.randbelow(2**24)) for _ in range(2))
+    return store, f"{environ.get('MINDBOOTH_JOB', '')} {drawn}", seed
 
 
 @contextlib.contextmanager
@@ -157,13 +158,16 @@ def failures_told(store: Store, token: str, comm: Comm) -> Iterator[None]:
         raise
 
 
-def look(config: TrainConfig, comm: Comm, store: Store, token: str) -> Run:
-    """Looks at model, pictures, checkpoint and output folder, and leaves no trace of that."""
+def look(config: TrainConfig, comm: Comm, store: Store, token: str, drawn: int) -> Run:
+    """Looks at model, pictures, checkpoint and output folder, and leaves no trace of that.
+
+    drawn: the seed, unless one is given or resumed.
+    """
     _check_precision(config)
     model = sdxl.locate(config.model)
     scheduler = model.config("scheduler")
     objectives = objective.choose(scheduler, config.objective)
-    listing = _listing(config, store)
+    listing = _listing(config, comm, store)
     output = Path(config.output.output_dir).expanduser()
     resumed = checkpoint.resumable(config.output.resume_from_checkpoint, output)
     trackers.check(config.output)
@@ -180,7 +184,7 @@ def look(config: TrainConfig, comm: Comm, store: Store, token: str) -> Run:
         class_examples=(),
         needed=_needed(config, model, store, listing.examples, ()),
         resumed=resumed,
-        seed=_seed(config, comm, resumed),
+        seed=_seed(config, comm, resumed, drawn),
         batching=_batching(config, comm, examples_an_epoch, resumed),
         output=output,
         store=store,
@@ -195,11 +199,8 @@ def look(config: TrainConfig, comm: Comm, store: Store, token: str) -> Run:
         _try_output(output)
         if config.output.push_to_hub:
             run = dataclasses.replace(run, repository=hub.check(config))
-        variant = config.model.variant
-        remarks = objective.remarks(scheduler, config.objective, variant)
-        for remark in (listing.remark, *run.needed.remarks, *remarks):
-            if remark:
-                log.warning("%s", remark)
+        remarks = objective.remarks(scheduler, config.objective, config.model.variant)
+        _tell(listing.remark, *run.needed.remarks, *remarks)
     return run
 
 
@@ -212,7 +213,14 @@ def with_class_images(run: Run) -> Run:
         _class_folder(run.config), prompt=prior.class_prompt or "", count=prior.num_class_images
     )
     needed = _needed(run.config, run.model, run.store, run.examples, listing.examples)
+    if run.comm.rank == 0:
+        _tell(listing.remark, *(told for told in needed.remarks if told not in run.needed.remarks))
     return dataclasses.replace(run, class_examples=listing.examples, needed=needed)
+
+
+def _tell(*remarks: str | None) -> None:
+    for remark in filter(None, remarks):
+        log.warning("%s", remark)
 
 
 def _check_precision(config: TrainConfig) -> None:
@@ -228,12 +236,25 @@ def _check_precision(config: TrainConfig) -> None:
             )
 
 
-def _listing(config: TrainConfig, store: Store) -> Listing:
+def _listing(config: TrainConfig, comm: Comm, store: Store) -> Listing:
     data = config.data
-    assert data.instance_data_dir is not None
-    return examples.from_folder(
-        Path(data.instance_data_dir).expanduser(),
+    if data.dataset_name is None:
+        return examples.from_folder(
+            Path(data.instance_data_dir or "").expanduser(),
+            caption=data.instance_prompt,
+            repeats=data.repeats,
+        )
+    if comm.rank == 0:
+        log.info("Loading the dataset %s.", data.dataset_name)
+    cache = config.model.cache_dir
+    return hub_dataset.from_dataset(
+        data.dataset_name,
         caption=data.instance_prompt,
+        keep=store.root / "datasets",
+        config_name=data.dataset_config_name,
+        image_column=data.image_column,
+        caption_column=data.caption_column,
+        cache_dir=Path(cache).expanduser() if cache else None,
         repeats=data.repeats,
     )
 
@@ -270,13 +291,13 @@ def _further_prompts(config: TrainConfig, model: Model) -> list[str]:
     return [*prompts, *([] if sdxl.zeros_for_empty_prompt(model) else empty)]
 
 
-def _seed(config: TrainConfig, comm: Comm, resumed: Resumed | None) -> int:
+def _seed(config: TrainConfig, comm: Comm, resumed: Resumed | None, drawn: int) -> int:
     given = config.optim.seed
     if resumed:
         if comm.rank == 0 and given not in (None, resumed.state.seed):
             log.warning("--seed %d is not used: the checkpoint's is %d.", given, resumed.state.seed)
         return resumed.state.seed
-    return comm.agree(secrets.randbelow(2**24)) if given is None else given
+    return drawn if given is None else given
 
 
 def _batching(config: TrainConfig, comm: Comm, count: int,

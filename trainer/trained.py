@@ -45,8 +45,7 @@ def load(run: Run) -> Trained:
     for name, model in models.items():
         targets = lora.TARGETS[name]
         lora.inject(model, rank=adapter.rank, targets=targets, dropout=adapter.lora_dropout)
-    if adapter.lora_dropout:
-        lora.drop(models, True)
+    lora.drop(models, on=adapter.lora_dropout > 0)
     if run.config.optim.gradient_checkpointing:
         recompute(models)
     repair = precompute.repairer(run.needed, run.model, run.store, run.dtype)

@@ -40,7 +40,7 @@ STRUCTURE = {"Depend", "Load", "MakeTuple", "Return", "TupleGetItem", "UpdateSta
 MADE_UP, CPU_ONLY = "MadeUp", "Cholesky"
 CANN = re.compile(r"\b(?:acl|hal|Hccl|GEInit|_ZNK?2ge)\w*")
 HEADERS = ("", "mindspore", "mindspore/core/include", "mindspore/ccsrc",
-           "third_party/robin_hood_hashing")  # fmt: skip
+           "third_party", "third_party/robin_hood_hashing")  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +73,8 @@ def registered(
     """`registered("aclnn")`: the operators, of those asked for, in a registry of the plugin."""
     folder = tmp_path_factory.mktemp("plugin")
     spec = importlib.util.find_spec("mindspore")
-    assert spec and spec.origin
+    assert spec
+    assert spec.origin
     package = Path(spec.origin).parent
     lib, ascend = package / "lib", package / "lib" / "plugin" / "ascend"
     if not ascend.is_dir():
@@ -154,7 +155,16 @@ def _build_cann(lib: Path, folder: Path) -> None:
         wanted |= set(CANN.findall(_output("nm", "-D", "-u", lib / "plugin" / name)))
     source = folder / "cann.c"
     source.write_text("".join(f"void *{name}(void) {{ return 0; }}\n" for name in sorted(wanted)))
-    _output("gcc", "-shared", "-fPIC", "-w", "-o", folder / "libhccl.so", source)
+    _output(
+        "gcc",
+        "-shared",
+        "-fPIC",
+        "-w",
+        "-Wl,-soname,libhccl.so",
+        "-o",
+        folder / "libhccl.so",
+        source,
+    )
 
 
 def _build_registries(include: Path, folder: Path) -> None:

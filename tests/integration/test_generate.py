@@ -320,6 +320,16 @@ def adapter_of_another_kind_of_model(
     ]  # fmt: skip
 
 
+def adapter_of_a_text_encoder_that_is_none(
+    own: Path, tiny: Path, refiner: Path
+) -> tuple[list[str], list[str]]:
+    matrix = np.ones((4, 4), np.float32)
+    save_file({"text_encoder.lora.layers.0.weight": matrix}, own / "odd.safetensors")
+    return [f"--lora={own / 'odd.safetensors'}", f"--pretrained_model_name_or_path={tiny}"], [
+        "can't be read as an SDXL LoRA",
+    ]  # fmt: skip
+
+
 def whole_model_instead_of_an_adapter(
     own: Path, tiny: Path, refiner: Path
 ) -> tuple[list[str], list[str]]:
@@ -400,6 +410,7 @@ def bf16_on_a_cpu(own: Path, tiny: Path, refiner: Path) -> tuple[list[str], list
         adapter_of_a_wider_model,
         adapter_of_a_model_with_other_layers,
         adapter_of_another_kind_of_model,
+        adapter_of_a_text_encoder_that_is_none,
         whole_model_instead_of_an_adapter,
         dora,
         no_model_named,

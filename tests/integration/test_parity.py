@@ -84,7 +84,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
         store.publish(
             key({"picture": i}), {"mean": normal(*LATENT), "std": normal(*LATENT)}, note={}
         )
-    for caption in set(SUBJECT + CLASS):
+    for caption in sorted(set(SUBJECT + CLASS)):
         entry = {"prompt_embeds": normal(32, 64), "pooled": normal(32)}
         store.publish(key({"caption": caption}), entry, note={})
     return store

@@ -1,8 +1,8 @@
 """The well-known script's name and command line, on one card and under msrun.
 
-The flags are those of the first command in the README of mindone's DreamBooth example; names,
-sizes and the number of steps are those of a tiny model. Because fp16 is slow on a CPU, one
-validation picture is made instead of four, and nothing is compiled.
+The flags are those of the first command in the README of mindone's DreamBooth example
+(seed_document.py); names, sizes and the number of steps are those of a tiny model. Because fp16 is
+slow on a CPU, one validation picture is made instead of four, and nothing is compiled.
 """
 
 import os
@@ -12,6 +12,7 @@ from pathlib import Path
 import jobs
 import numpy as np
 import pytest
+import seed_document
 from jobs import Flags
 
 from mindbooth.launch.commands import free_port
@@ -22,26 +23,27 @@ STEPS = 3
 
 @pytest.fixture(scope="module")
 def command(tiny_pipeline: Path, mini_sdxl: Path) -> Flags:
-    return [
-        f"--pretrained_model_name_or_path={tiny_pipeline}",
-        f"--pretrained_vae_model_name_or_path={tiny_pipeline / 'vae'}",
-        f"--instance_data_dir={mini_sdxl / 'instance'}",
-        "--output_dir=lora-trained-xl",
-        "--mixed_precision=fp16",
-        "--instance_prompt=a photo of sks dog",
-        "--resolution=32",
-        "--train_batch_size=1",
-        "--gradient_accumulation_steps=4",
-        "--learning_rate=1e-5",
-        "--lr_scheduler=constant",
-        "--lr_warmup_steps=0",
-        f"--max_train_steps={STEPS}",
-        "--seed=0",
-        "--mode=pynative",
-    ]
+    small = {
+        "pretrained_model_name_or_path": tiny_pipeline,
+        "pretrained_vae_model_name_or_path": tiny_pipeline / "vae",
+        "instance_data_dir": mini_sdxl / "instance",
+        "resolution": 32,
+        "max_train_steps": STEPS,
+        "mode": "pynative",
+    }
+    flags = {
+        name: value
+        for name, value in (seed_document.TRAIN | small).items()
+        if not name.startswith("validation_")
+    }
+    return [f"--{name}={value}" for name, value in flags.items()]
 
 
-VALIDATION = ["--validation_prompt=A photo of sks dog in a bucket", "--validation_epochs=25"]
+VALIDATION = [
+    f"--{name}={value}"
+    for name, value in seed_document.TRAIN.items()
+    if name.startswith("validation_")
+]
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ def fill(argv: list[str]) -> None:
     report.start()
     config, _ = parse(argv)
     comm = device.start(Placement.from_environ(os.environ), target="CPU")
-    store, token = run.place(config, comm, os.environ)
+    store, token, _ = run.place(config, comm, os.environ)
     meeting = Meeting(store.root, run_token=token, rank=comm.rank, size=comm.size)
     model = sdxl.locate(config.model)
     meeting.at("looked")
