@@ -35,7 +35,7 @@ def flags(**options: object) -> Flags:
     """Options as a command line: True is a flag without a value, False and None are left out."""
     words = []
     for name, value in options.items():
-        if value not in (False, None):
+        if value is not None and value is not False:
             words += [f"--{name}"] if value is True else [f"--{name}", str(value)]
     return words
 

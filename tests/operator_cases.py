@@ -109,6 +109,10 @@ def cases(lib: Any = None, types: Any = None) -> dict[str, Case]:
     def zeros_like__with_a_dtype(x):
         return lib.zeros_like(x, dtype=types.int64)
 
+    @case((40, 40))
+    def exp(x):
+        return lib.exp(x)
+
     @case((2, 3), (2, 3))
     def stack(x, y):
         return lib.stack((x, y))

@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 from mindspore import nn
 
-from . import export, fetch
+from . import export, fetch, lora
 from .config import ConfigError
 
 log = logging.getLogger(__name__)
@@ -104,10 +104,11 @@ def _check(pipeline: Any, adapter: Adapter) -> None:
     except ValueError as err:
         reason = " ".join(str(err).split())[:200]
         raise ConfigError(f"--lora {adapter.name} can't be read as an SDXL LoRA: {reason}") from err
+    layers = {model: dict(getattr(pipeline, model).cells_and_names()) for model in lora.TARGETS}
     wrong = [
         f"{model}.{misfit}"
         for model, part in tensors.items()
-        for misfit in misfits(part, dict(getattr(pipeline, model, nn.Cell()).cells_and_names()))
+        for misfit in misfits(part, layers.get(model, {}))
     ]
     count = sum(map(len, tensors.values()))
     if wrong or not count:

@@ -31,8 +31,8 @@ def _required(text: str) -> Any:
 
 
 def _several(text: str) -> Any:
-    """One or more words behind one flag, or the flag again."""
-    return field(default=None, metadata={"help": text, "aliases": [], "action": "extend"})
+    """A flag that may be given several times."""
+    return field(default=None, metadata={"help": text, "aliases": [], "action": "each"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -273,7 +273,7 @@ class OutputConfig:
         False, "Also write the adapter under the names that ComfyUI and A1111 load."
     )
     validation_prompt: list[str] | None = _several(
-        "Make pictures of this prompt, or of several, while training and at the end."
+        "Make pictures of this prompt while training and at the end; may be given again."
     )
     num_validation_images: int = option(4, "How many pictures of each prompt.")
     validation_epochs: int = option(50, "Make them every so many epochs.")
@@ -317,10 +317,13 @@ class RunConfig:
         "graph", "Compile the forward and backward pass, or run it operator by operator."
     )
     allreduce_dtype: Literal["fp16", "fp32"] = option("fp16", "What gradients travel in.")
+    profile: bool = option(
+        False, "At the end, every rank tells how long each phase took, and how much memory."
+    )
     debug: bool = option(
         False,
         "For a debugger: PyNative, one operator after the other, every layer checked for "
-        "non-finite values, the first batch as pictures, a table of timings and memory at the end.",
+        "non-finite values, the first batch as pictures, and --profile.",
     )
 
 

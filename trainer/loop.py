@@ -114,8 +114,8 @@ def _train(config: TrainConfig, comm: Comm, stop: StopRequest, store: Store, tok
                      "with --resume_from_checkpoint latest.", done)  # fmt: skip
         meeting.at("end")
     meeting.over()
-    if config.run.debug:
-        print(phases.table(), flush=True)
+    if config.run.profile or config.run.debug:
+        log.info("%s", phases.table())
     return STATUS if not finished else int(not uploaded)
 
 
@@ -277,4 +277,8 @@ def _tell_start(run: Run, adapter: Adapter, first: int) -> None:
     log.info("Trained: %d numbers in %d tensors, rank %d; objective: %s; optimizer: %s.",
              adapter.size, len(adapter.pieces), run.config.adapter.rank, run.objectives.name,
              run.config.optim.optimizer)  # fmt: skip
+    if not adapter.shared:
+        log.info(
+            "Layers have no lasting views of the flat vector here: new ones after each update."
+        )
     log.info("Updates %d to %d; everything goes to %s.", first + 1, run.updates, run.output)

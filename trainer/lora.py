@@ -14,15 +14,12 @@ Method: LoRA, https://arxiv.org/abs/2106.09685.
 from __future__ import annotations
 
 import hashlib
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
-
-log = logging.getLogger(__name__)
 
 # Which layers get an adapter, by model.
 TARGETS = {

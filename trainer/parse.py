@@ -10,7 +10,7 @@ import dataclasses
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import yaml
 from transformers import HfArgumentParser
@@ -93,8 +93,24 @@ class _Help(argparse.HelpFormatter):
 class _Parser(HfArgumentParser):
     """Its errors are ours."""
 
+    def _add_dataclass_arguments(self, dtype: Any) -> None:
+        self.register("action", "each", _Each)
+        super()._add_dataclass_arguments(dtype)
+
     def error(self, message: str) -> NoReturn:
         raise ConfigError(f"{message[0].upper()}{message[1:]}. See --help.")
+
+
+class _Each(argparse.Action):
+    """One value each time that the flag is given. With several at once, as HfArgumentParser takes
+    lists, a prompt without quotes would be as many prompts as it has words."""
+
+    def __init__(self, *args: Any, nargs: object, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+
+    def __call__(self, parser: object, namespace: argparse.Namespace, values: Any,
+                 option_string: str | None = None) -> None:  # fmt: skip
+        setattr(namespace, self.dest, [*(getattr(namespace, self.dest) or ()), values])
 
 
 def parser(prog: str = "mindbooth train") -> HfArgumentParser:

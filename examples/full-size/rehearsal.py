@@ -45,10 +45,12 @@ TRAINING = {
     "mixed_precision": "fp16",
     "mode": "pynative",
     "report_to": "none",
+    "profile": True,
     "seed": 0,
 }
-LOOK_SECONDS = 0.2
-HIGH_WATER = re.compile(rb"^VmHWM:\s+(\d+) kB", re.MULTILINE)
+LOOK_SECONDS = 0.5
+PROPORTIONAL = re.compile(rb"^Pss:\s+(\d+) kB", re.MULTILINE)
+ALL = "all processes together"
 PHASES = re.compile(r"^(?:INFO )?(phase +times.*\n(?:.*\d\n)+)", re.MULTILINE)
 Shapes = dict[str, tuple[int, ...]]
 
@@ -93,56 +95,61 @@ def main() -> int:
 
 
 def train(output: Path, **more: object) -> dict[str, int]:
-    """`mindbooth launch`; the most memory that each of its processes had, in bytes."""
+    """`mindbooth launch`; the most memory, in bytes, that each rank took, and ALL."""
     command = [sys.executable, "-m", "mindbooth.launch", "launch", "--device_target", "CPU"]
     command += ["--nproc_per_node", str(WORKERS), "--", "--output_dir", str(output)]
     for name, value in {**TRAINING, **more}.items():
         command += [f"--{name}", str(value)]
-    with watched(output / "launch" / "plan.json") as peaks:
+    with watched(output / "launch" / "plan.json") as most:
         status = subprocess.run(command, check=False).returncode
     if status:
         sys.exit(status)
-    return peaks
+    return most
 
 
 @contextmanager
 def watched(plan: Path) -> Iterator[dict[str, int]]:
     """Inside the `with`, follows the memory of the job whose plan appears in this file.
 
-    The processes of both workers share what they read of the model's files and libraries, and it
-    is counted for each: the sum is more than what is really taken.
+    Pages that processes share, such as those of the model's files, are counted once in all.
     """
-    peaks: dict[str, int] = {}
+    most: dict[str, int] = {}
     over = threading.Event()
 
     def look() -> None:
         while not over.wait(LOOK_SECONDS):
-            if not plan.exists():
-                continue
-            token = json.loads(plan.read_text())["job"]
-            for pid in processes.carriers(token):
-                who = processes.member(processes.environ(pid), token)
-                found = HIGH_WATER.search(processes.read(pid, "status"))
-                if who and found:
-                    # Helpers of a worker are counted with it, as the largest of them.
-                    peaks[str(who)] = max(peaks.get(str(who), 0), int(found[1]) * 1024)
+            if plan.exists():
+                now = taken(json.loads(plan.read_text())["job"])
+                now[ALL] = sum(now.values())
+                most.update({who: max(size, most.get(who, 0)) for who, size in now.items()})
 
     thread = threading.Thread(target=look)
     thread.start()
     try:
-        yield peaks
+        yield most
     finally:
         over.set()
         thread.join()
 
 
+def taken(token: str) -> dict[str, int]:
+    """Bytes that a job's workers and its scheduler take now, with the processes that they use."""
+    sizes: dict[str, int] = {}
+    for pid in processes.carriers(token):
+        who = processes.member(processes.environ(pid), token)
+        found = PROPORTIONAL.search(processes.read(pid, "smaps_rollup"))
+        if who and found:
+            sizes[str(who)] = sizes.get(str(who), 0) + int(found[1]) * 1024
+    return sizes
+
+
 def tell(output: Path, peaks: dict[str, int]) -> None:
-    """Each worker's phases, and what its processes took at the most."""
+    """Each worker's phases, and the most memory that it took."""
     print(f"\n{output}")
     for rank in range(WORKERS):
         print(f"\nrank {rank}, at the most {peaks[f'rank {rank}'] / 1e9:.2f} GB")
         print(phases(output, rank) or "(its log has no table of phases)")
-    print(f"all processes together, each at its most: {sum(peaks.values()) / 1e9:.2f} GB")
+    print(f"\n{ALL}, at the most {peaks[ALL] / 1e9:.2f} GB")
 
 
 def phases(output: Path, rank: int) -> str:
@@ -156,30 +163,34 @@ def faults(
     model: Path, whole: Path, resumed: Path, peaks: list[dict[str, int]]
 ) -> Iterator[str]:  # fmt: skip
     """What is not as it should be."""
-    config = json.loads((model / "unet" / "config.json").read_text())
-    adapters = [load_file(output / LORA) for output in (whole, resumed)]
-    for output, adapter in zip((whole, resumed), adapters, strict=True):
-        found = {name: tensor.shape for name, tensor in adapter.items()}
-        numbers = sum(tensor.size for tensor in adapter.values())
-        print(f"{output.name}: {len(found):,} tensors, {numbers:,} parameters")
-        expected = lora_shapes(config, RANK)
-        if found != expected:
-            odd = sorted(set(found.items()) ^ set(expected.items()))[:4]
-            yield f"{output / LORA} is no LoRA of this UNet: {odd} ..."
-        if not all(np.isfinite(tensor).all() for tensor in adapter.values()):
-            yield f"{output / LORA} has numbers that are not finite."
-        if not any(t.any() for name, t in adapter.items() if ".lora.up." in name):
-            yield f"{output / LORA}: nothing was learned."
+    expected = lora_shapes(json.loads((model / "unet" / "config.json").read_text()), RANK)
+    for output in (whole, resumed):
+        yield from faults_of_adapter(output / LORA, expected)
         if not all(phases(output, rank) for rank in range(WORKERS)):
             yield f"{output}: a worker's log has no table of phases."
-    if any((adapters[0][name] != adapters[1][name]).any() for name in adapters[0]):
+    if (whole / LORA).read_bytes() != (resumed / LORA).read_bytes():
         yield "The resumed run came to another adapter than the one that ran through."
     lines = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
     if [(line["step"], line["collectives"]) for line in lines] != [(1, 1), (2, 1)]:
         yield f"{whole / 'metrics.jsonl'} tells of other updates than 2 with 1 collective each."
     for peak in peaks:
-        if sum(peak.values()) > LIMIT_GB * 1e9:
-            yield f"{sum(peak.values()) / 1e9:.2f} GB are more than {LIMIT_GB:.0f} GB."
+        if peak[ALL] > LIMIT_GB * 1e9:
+            yield f"{peak[ALL] / 1e9:.2f} GB are more than {LIMIT_GB:.0f} GB."
+
+
+def faults_of_adapter(path: Path, expected: Shapes) -> Iterator[str]:
+    """What is wrong with an exported file."""
+    tensors = load_file(path)
+    found = {name: tensor.shape for name, tensor in tensors.items()}
+    numbers = sum(tensor.size for tensor in tensors.values())
+    print(f"{path}: {len(found):,} tensors, {numbers:,} parameters")
+    if found != expected:
+        odd = sorted(set(found.items()) ^ set(expected.items()))[:4]
+        yield f"{path} is no LoRA of this UNet: {odd} ..."
+    if not all(np.isfinite(tensor).all() for tensor in tensors.values()):
+        yield f"{path} has numbers that are not finite."
+    if not any(tensor.any() for name, tensor in tensors.items() if ".lora.up." in name):
+        yield f"{path}: nothing was learned."
 
 
 def lora_shapes(config: dict[str, Any], rank: int) -> Shapes:

@@ -194,7 +194,8 @@ def test_no_replacement_is_without_need(bare: dict[str, Any], cpu: object) -> No
 
     functions = {f.__name__ for group in cpu_ops.FUNCTIONS.values() for f in group}
     layers = {layer.__name__.removesuffix("Ext") for layer in cpu_ops.LAYERS}
-    assert set(bare["failing"]) == functions | layers
+    assert set(bare["failing"]) == (functions | layers) - {"exp"}
+    assert bare["exp_off"] > 3e-6
     assert {case.operator for case in cases().values()} == functions
 
 
@@ -206,6 +207,6 @@ def test_replacements_have_the_signatures_of_mint(bare: dict[str, Any], cpu: obj
     from mindbooth.trainer import cpu_ops
 
     ours = {f.__name__: f for group in cpu_ops.FUNCTIONS.values() for f in group}
-    assert set(ours) - set(bare["signatures"]) == {"gelu"}  # mint's is (*args, **kwargs)
+    assert set(ours) - set(bare["signatures"]) == {"exp", "gelu"}  # (*args, **kwargs)
     for name, theirs in bare["signatures"].items():
         assert str(inspect.signature(ours[name])) == theirs, name

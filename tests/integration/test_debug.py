@@ -113,12 +113,17 @@ def test_a_breakpoint_in_the_loop_opens_the_debugger_at_the_terminal(
 
 
 def assert_timings(shown: str) -> None:
-    """A table of the phases, with seconds."""
-    for phase in ("look at the input", "encode", "load the UNet", "first forward", "updates"):
-        (row,) = [row for row in shown.splitlines() if row.strip().startswith(phase)]
-        numbers = [float(word) for word in row.split() if word.replace(".", "").isdigit()]
-        assert numbers, row
-        assert max(numbers) > 0, row
+    """A table of the phases: times, seconds, seconds each, and memory at the end and at most."""
+    rows = [line.strip() for line in shown.splitlines()]
+    (head,) = [row for row in rows if row.startswith("phase ")] or [print(repr(shown))]
+    assert head.split()[1:4] == ["times", "seconds", "each"]
+    assert head.endswith("GB")
+    for phase in ("look at the input", "encode", "load the models", "first forward", "updates"):
+        (row,) = [row for row in rows if row.startswith(f"{phase} ")]
+        times, seconds, _, end, peak = map(float, row.removeprefix(phase).split())
+        assert times > 0
+        assert seconds > 0
+        assert 0.1 < end <= peak < 16, row
 
 
 def assert_first_batch(output: Path) -> None:
@@ -147,5 +152,5 @@ def test_the_first_layer_with_a_nan_is_named(
     )
     job = jobs.run([*jobs.MINDBOOTH, "train", *flags], tmp_path / "cwd")
     assert job.process.returncode == 1, job.told
-    assert f"The output of layer {layer} is not finite." in job.err.splitlines()[-1]
+    assert f"The output of layer unet.{layer} is not finite." in job.err.splitlines()[-1]
     assert not (tmp_path / "cwd" / "out" / jobs.LORA).exists()

@@ -1,6 +1,6 @@
-"""Peak memory of one forward and backward pass over the mini SDXL, with --gradient_checkpointing and
-without: `peak.py MODEL MODE OUT.json`.
+"""Peak memory of a forward and backward pass with --gradient_checkpointing, and without it.
 
+`peak.py MODEL MODE OUT.json`; MODEL is the mini SDXL.
 With it first: memory that was freed stays with the process, so what comes later can only need more.
 """
 

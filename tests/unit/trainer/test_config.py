@@ -65,6 +65,7 @@ def test_the_well_known_command_is_understood() -> None:
         (["--learning", "1"], "no option --learning"),  # no abbreviations
         (["--frobnicate"], "no option --frobnicate. See --help."),
         (["dog"], "no option dog"),
+        (["--validation_prompt", "a", "dog"], "no option dog"),  # without quotes
         (["--allow_tf32"], "--allow_tf32 is refused: TF32 is"),
         (["--use_8bit_adam"], "--use_8bit_adam is refused: bitsandbytes"),
         (["--use-dora"], "--use_dora is refused: mindone's peft has no DoRA"),
@@ -179,8 +180,7 @@ def test_several_prompts_can_be_given_in_each_way(tmp_path: Path) -> None:
     file = tmp_path / "run.yaml"
     file.write_text("validation_prompt: [a dog, two dogs, a cat]")
     for argv in (
-        ["--validation_prompt", *wanted],
-        ["--validation_prompt", *wanted[:2], "--validation_prompt=a cat"],
+        [f"--validation_prompt={prompt}" for prompt in wanted],
         ["--config", str(file)],
     ):
         assert options(*argv)["validation_prompt"] == wanted
@@ -267,7 +267,12 @@ def test_a_mistake_in_the_file_is_told(tmp_path: Path, text: str, told: str) -> 
         ["--validation_prompt=--ärger: \"no\" 'yes' #1, 1e-3", "--learning_rate=1e-05"],
         ["--validation_prompt=no", "--variant=null", "--revision=1e3", "--lr_power=2.5"],
         ["--resume_from_checkpoint=latest", "--max_train_steps=7", "--mode=pynative"],
-        ["--validation_prompt", "a", "b", "--optimizer=prodigy", "--learning_rate=1"],
+        [
+            "--validation_prompt=a",
+            "--validation_prompt=b",
+            "--optimizer=prodigy",
+            "--learning_rate=1",
+        ],
         ["--no_prodigy_decouple", "--optimizer=prodigy", "--learning_rate=1"],
     ],
 )
