@@ -11,7 +11,7 @@ from .config import ConfigError
 
 
 def folder(flag: str, name: str, *, allow: Sequence[str], ignore: Sequence[str] = (),
-           cache_dir: str | None = None) -> Path:  # fmt: skip
+           cache_dir: str | None = None, revision: str | None = None) -> Path:  # fmt: skip
     """A folder of this name, or the download of a repository. Raises ConfigError."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
@@ -19,11 +19,17 @@ def folder(flag: str, name: str, *, allow: Sequence[str], ignore: Sequence[str] 
     path = Path(name).expanduser()
     if path.is_dir():
         return path
-    if path.exists() or name.startswith((".", "/", "~")) or name.count("/") != 1:
+    if path.exists():
+        raise ConfigError(f"{flag} {name} is a file: a folder in diffusers' layout is needed.")
+    if name.startswith((".", "/", "~")) or name.count("/") != 1:
         raise ConfigError(f"{flag} {name}: there is no such folder, and it is no hub id (a/b).")
     try:
         found = snapshot_download(
-            name, cache_dir=cache_dir, allow_patterns=list(allow), ignore_patterns=list(ignore)
+            name,
+            revision=revision,
+            cache_dir=cache_dir,
+            allow_patterns=list(allow),
+            ignore_patterns=list(ignore),
         )
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as err:
         reason = " ".join(str(err).split())

@@ -21,6 +21,7 @@ import numpy as np
 from mindspore import Tensor, nn
 from safetensors import SafetensorError, safe_open
 
+from . import fetch
 from .config import ConfigError, ModelConfig
 
 log = logging.getLogger(__name__)
@@ -208,39 +209,18 @@ def latent_scale(vae_config: dict[str, Any]) -> tuple[Any, Any]:
 
 
 def _folder(flag: str, name: str, config: ModelConfig, patterns: Sequence[str]) -> Path:
-    path = Path(name).expanduser()
-    if path.is_dir():
-        return path
-    if path.exists():
-        raise ConfigError(f"{flag} {name} is a file: a folder in diffusers' layout is needed.")
-    if name.startswith((".", "/", "~")) or name.count("/") != 1:
-        raise ConfigError(f"{flag} {name}: there is no such folder, and it is no hub id (a/b).")
-    return _download(flag, name, config, patterns)
-
-
-def _download(flag: str, name: str, config: ModelConfig, patterns: Sequence[str]) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    keep = [f"{p}.json" for p in patterns] + [f"{p}.txt" for p in patterns] + ["model_index.json"]
-    keep += [f"{p}.safetensors" for p in patterns]
-    variant = config.variant if "model" in flag and "vae" not in flag else None
+    suffixes = ("json", "txt", "safetensors")
+    model = "vae" not in flag  # --variant and --revision are the model's
     # Other precisions and other programs' files, such as unet/model.onnx, are left on the hub.
-    skip = [] if variant else ["*.fp16.*", "*.bf16.*", "*.non_ema.*"]
-    try:
-        found = snapshot_download(
-            name,
-            revision=config.revision if "vae" not in flag else None,
-            cache_dir=config.cache_dir,
-            allow_patterns=keep,
-            ignore_patterns=[*skip, "*openvino*", "*onnx*", "*flax*"],
-        )
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as err:
-        reason = " ".join(str(err).split())
-        raise ConfigError(
-            f"{flag} {name}: there is no such folder here, and the hub did not give it ({reason})."
-        ) from err
-    return Path(found)
+    other = [] if model and config.variant else ["*.fp16.*", "*.bf16.*", "*.non_ema.*"]
+    return fetch.folder(
+        flag,
+        name,
+        allow=[*(f"{p}.{suffix}" for p in patterns for suffix in suffixes), "model_index.json"],
+        ignore=[*other, "*openvino*", "*onnx*", "*flax*"],
+        cache_dir=config.cache_dir,
+        revision=config.revision if model else None,
+    )
 
 
 def _weights(folder: Path, variant: str | None) -> list[Path]:

@@ -141,7 +141,38 @@ def number_that_is_none(on: Folders) -> tuple[dict[str, object], list[str]]:
     return {"train_batch_size": "four"}, ["--train_batch_size", "'four'"]
 
 
+def bf16_on_a_cpu(on: Folders) -> tuple[dict[str, object], list[str]]:
+    return {"mixed_precision": "bf16"}, ["--mixed_precision bf16", "Use fp16"]
+
+
+def class_pictures_among_the_subjects(on: Folders) -> tuple[dict[str, object], list[str]]:
+    pictures = on.copied_pictures()
+    changes = {
+        "instance_data_dir": pictures,
+        "with_prior_preservation": True,
+        "class_data_dir": pictures,
+        "class_prompt": "a photo of a cat",
+    }
+    return changes, [f"--class_data_dir {pictures}", "Give another folder"]
+
+
+def tracker_that_there_is_not(on: Folders) -> tuple[dict[str, object], list[str]]:
+    return {"report_to": "comet_ml"}, ["--report_to comet_ml", "tensorboard"]
+
+
+def min_snr_for_a_model_made_in_edm(on: Folders) -> tuple[dict[str, object], list[str]]:
+    model = on.copied_model()
+    scheduler = model / "scheduler" / "scheduler_config.json"
+    scheduler.write_text('{"_class_name": "EDMEulerScheduler", "prediction_type": "epsilon"}')
+    changes = {"pretrained_model_name_or_path": model, "snr_gamma": 5}
+    return changes, ["--snr_gamma 5", "EDM"]
+
+
 CASES = (
+    bf16_on_a_cpu,
+    class_pictures_among_the_subjects,
+    tracker_that_there_is_not,
+    min_snr_for_a_model_made_in_edm,
     no_such_folder,
     empty_folder,
     no_picture_in_the_folder,

@@ -183,6 +183,31 @@ def test_a_fresh_adapter_changes_no_output_bit(
     assert np.array_equal(call(unet, batches[0]), before)
 
 
+def test_dropout_is_drawn_anew_by_each_rank_and_is_off_for_pictures(
+    cpu: Any, tiny_pipeline: Path, batches: list[Batch]
+) -> None:
+    from mindbooth.trainer import lora
+
+    unets = {dropout: load_unet(tiny_pipeline) for dropout in (0.0, 0.5)}
+    for dropout, unet in unets.items():
+        lora.inject(unet, rank=RANK, dropout=dropout)
+        adapter = lora.Adapter({"unet": unet}, seed=5)
+        adapter.load(np.random.default_rng(1).standard_normal(adapter.size) * 0.2)
+    plain, dropping = (call(unet, batches[0]) for unet in unets.values())
+    assert np.array_equal(dropping, plain)  # frozen models come in the state for pictures
+
+    models = {"unet": unets[0.5]}
+    lora.drop(models, on=True)
+    seen = []
+    for rank in (0, 1):
+        lora.seed_dropout(7, 0, rank)
+        seen += [call(unets[0.5], batches[0]) for _ in range(2)]
+    assert len({output.tobytes() for output in (*seen, plain)}) == 5
+
+    lora.drop(models, on=False)
+    assert np.array_equal(call(unets[0.5], batches[0]), plain)
+
+
 def call(unet: Any, batch: Batch) -> np.ndarray:
     from mindspore import Tensor
 

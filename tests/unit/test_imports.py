@@ -20,7 +20,14 @@ MAY_IMPORT = {
     "trainer": {"ranktable", "data"},
 }
 MINDSPORE_SIDE = {"mindspore", "mindone", "transformers"}
-TORCH_SIDE = {"torch", "torchvision", "diffusers", "peft", "skimage"}  # of the tests only
+TORCH_SIDE = {
+    "torch",
+    "torchvision",
+    "diffusers",
+    "peft",
+    "prodigyopt",
+    "skimage",
+}  # of the tests only
 
 
 def test_every_file_keeps_the_import_rule() -> None:

@@ -150,7 +150,7 @@ def test_a_folder_is_the_base_model_here_but_not_on_the_hub(tmp_path: Path) -> N
             "100 pictures of `dog`, weight 1",
         ),
         (
-            "--validation_prompt sks|cat sks",
+            "--validation_prompt sks|cat --validation_prompt sks",
             {},
             "validation prompts",
             "`sks\\|cat`, `sks`",
