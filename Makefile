@@ -27,7 +27,7 @@ format: setup-dev ## rewrite the sources in the project's format
 test: setup-dev ## all tests: unit, and integration with real msrun workers
 	.venv/bin/python -m pytest tests $(PYTEST_ARGS)
 
-rehearsal: setup ## the main job on a model of SDXL's full size: 7 GB of disk, 20 GB of memory
+rehearsal: setup ## the main job on a model of SDXL's full size: 8 GB of disk, 24 GB of memory
 	@.venv/bin/python examples/full-size/rehearsal.py $(REHEARSAL_ARGS)
 
 clean: ## remove what was built, but not .venv

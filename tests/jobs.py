@@ -176,6 +176,12 @@ def adapter(folder: Path) -> np.ndarray:
     return np.concatenate([tensors[name].ravel() for name in sorted(tensors)]).astype(np.float64)
 
 
+def learned(folder: Path) -> float:
+    """The greatest number of an adapter's B matrices, which start at 0."""
+    tensors = load_file(folder / LORA)
+    return max(float(np.abs(t).max()) for name, t in tensors.items() if name.endswith(".up.weight"))
+
+
 def distance(one: np.ndarray, other: np.ndarray, start: np.ndarray) -> float:
     """L2 distance of two trained adapters, relative to how far the other one has moved."""
     moved = np.linalg.norm(other - start)

@@ -73,7 +73,7 @@ def text(config: TrainConfig, facts: Facts, samples: Samples | None) -> str:
         f"{name}: {json.dumps(value, ensure_ascii=False)}"
         for name, value in _front_matter(config, facts, samples).items()
     )
-    base_model = config.model.pretrained_model_name_or_path
+    base_model = _base_model(config)
     base = (
         f"`{base_model}`"
         if is_folder(base_model)
@@ -103,8 +103,14 @@ def is_folder(model: str) -> bool:
     return Path(model).expanduser().is_dir()
 
 
+def _base_model(config: TrainConfig) -> str:
+    """As other programs find it from anywhere: a hub id, or a folder's whole path."""
+    name = config.model.pretrained_model_name_or_path
+    return str(Path(name).expanduser().resolve()) if is_folder(name) else name
+
+
 def _front_matter(config: TrainConfig, facts: Facts, samples: Samples | None) -> dict[str, Any]:
-    base_model = config.model.pretrained_model_name_or_path
+    base_model = _base_model(config)
     front: dict[str, Any] = {
         "base_model": base_model,
         "library_name": "diffusers",
@@ -163,7 +169,7 @@ def _settings(config: TrainConfig, facts: Facts) -> list[tuple[str, str]]:
 
 
 def _loading(config: TrainConfig, facts: Facts) -> str:
-    base_model = config.model.pretrained_model_name_or_path
+    base_model = _base_model(config)
     where = facts.repository or config.output.output_dir
     prompt = config.data.instance_prompt
     kohya = (

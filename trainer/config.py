@@ -302,6 +302,8 @@ class OutputConfig:
             self, "num_validation_images", "validation_epochs", "validation_steps",
             "checkpointing_steps", "checkpoints_total_limit",
         )  # fmt: skip
+        if not all(prompt.strip() for prompt in self.validation_prompt or ()):
+            raise ConfigError("--validation_prompt is empty: give a prompt, or leave it out.")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,10 +25,9 @@ def slug(prompt: str) -> str:
 def slugs(prompts: Sequence[str]) -> list[str]:
     """One for each prompt, no two the same."""
     made = [slug(prompt) for prompt in prompts]
-    return [
-        name if made.count(name) == 1 else f"{name}-prompt{number}"
-        for number, name in enumerate(made, start=1)
-    ]
+    if len(set(made)) == len(made):
+        return made
+    return [f"{number}-{name}" for number, name in enumerate(made, start=1)]
 
 
 def unused(folder: Path, stems: Sequence[str]) -> dict[str, Path]:

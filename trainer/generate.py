@@ -7,6 +7,7 @@ left memory, and goes on from the latents that the pictures were decoded from.
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import secrets
@@ -95,6 +96,7 @@ def run(asked: GenerateConfig) -> list[Path]:
     labels = [f'"{prompt}"' for prompt in asked.prompt]
     columns = [f"seed {one.seed}" for one in drawn[:across]]
     if job.refiner is not None:
+        gc.collect()  # the model goes before the refiner comes
         refined = _refine(job, job.refiner, drawn)
         rows = [[one.picture, other] for one, other in zip(drawn, refined, strict=True)]
         labels = [f'"{one.prompt}", seed {one.seed}' for one in drawn]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import re
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 from .card import is_folder
@@ -17,9 +18,6 @@ from .config import ConfigError, OutputConfig, TrainConfig
 from .export import KOHYA_NAME, NAME
 
 log = logging.getLogger(__name__)
-
-# The first batch, which --debug shows, is made of the user's own pictures.
-KEPT_HERE = "samples/first_batch.png"
 
 
 def check(config: TrainConfig) -> str:
@@ -49,28 +47,28 @@ def check(config: TrainConfig) -> str:
     return repository
 
 
-def push(folder: Path, repository: str, config: OutputConfig) -> bool:
-    """Uploads a run's output folder but for its checkpoints and logs; False if that failed."""
+def push(folder: Path, repository: str, config: OutputConfig, pictures: Sequence[str]) -> bool:
+    """Uploads a run's adapter, card, options and `pictures` (paths in the folder), and nothing
+    else that lies there; False if that failed."""
     from huggingface_hub import HfApi
 
-    token = _token(config)
-    wanted = [NAME, "README.md", "config.yaml", "samples/*"]
+    token = ""
+    wanted = [NAME, "README.md", "config.yaml", *pictures]
     if config.output_kohya_format:
         wanted.append(KOHYA_NAME)
     try:
+        token = _token(config)
         done = HfApi(token=token).upload_folder(
             repo_id=repository,
             folder_path=folder,
             commit_message="Adapter, model card and pictures",
             allow_patterns=wanted,
-            ignore_patterns=[KEPT_HERE],
         )
     except _errors() as err:
         command = ["hf", "upload", repository, str(folder), ".", "--include", *wanted]
         log.error(
             "The upload to %s failed (%s). Nothing is lost: all is in %s. To upload it again: %s",
-            repository, _reason(err, token), folder,
-            shlex.join([*command, "--exclude", KEPT_HERE]),
+            repository, _reason(err, token), folder, shlex.join(command),
         )  # fmt: skip
         return False
     log.info("Uploaded: %s", done.commit_url)
@@ -109,4 +107,5 @@ def _errors() -> tuple[type[Exception], ...]:
 def _reason(err: BaseException, token: str) -> str:
     """In one line. What was wrong with a file's upload stands in the RuntimeError's cause."""
     told = f"{err} {err.__cause__ or ''}" if isinstance(err, RuntimeError) else str(err)
-    return " ".join(told.split()).replace(token, "***")
+    plain = " ".join(told.split())
+    return plain.replace(token, "***") if token else plain

@@ -73,7 +73,7 @@ def _train(config: TrainConfig, comm: Comm, stop: StopRequest, store: Store, tok
         debug.watch(models.models)
         debug.show_batch(run, source, [some for some in (run.examples, run.class_examples) if some])
 
-    with stop.noted():
+    with stop.noted(), Trackers(run, first) as trackers:
         with phases("compile" if step.mode == "graph" else "first forward"):
             lora.seed_dropout(run.seed, first, comm.rank)
             step.prepare(batches_of(first)[0])
@@ -81,7 +81,6 @@ def _train(config: TrainConfig, comm: Comm, stop: StopRequest, store: Store, tok
         done, stopped = first, False
         with (
             Metrics(run, first) as metrics,
-            Trackers(run, first) as trackers,
             Progress("update", run.updates, unit="update", done=first, show=comm.rank == 0) as bar,
             Prefetch(batches_of, range(first, run.updates)) as feed,
         ):
@@ -137,7 +136,10 @@ def _finish(run: Run, made: Made | None) -> bool:
         return True
     samples = card.Samples(pictures=made.files, grid=made.grid) if made else None
     card.write(run, samples, objective=run.objectives.name, repository=run.repository)
-    return run.repository is None or hub.push(run.output, run.repository, run.config.output)
+    pictures = [made.grid, *(path for _, path in made.files)] if made else []
+    return run.repository is None or hub.push(
+        run.output, run.repository, run.config.output, pictures
+    )
 
 
 @contextlib.contextmanager
@@ -187,6 +189,8 @@ def _never_finite(run: Run, step: Step, update: int, scale: float, batches: list
     bad = step.unsound(batches)
     told = [f"{k} ({run.example(k).image.name})" for k in bad or samples]
     which = "those without finite gradients" if bad else "all finite by themselves"
+    if not bad and run.comm.size > 1:
+        which += " (look into other ranks' logs)"
     return (
         f"Update {update + 1} is not finite even with loss scale {scale:g}. Of rank "
         f"{run.comm.rank}'s {len(samples)} samples, {which}: {', '.join(told)}. Look at these "

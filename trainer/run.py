@@ -170,7 +170,7 @@ def look(config: TrainConfig, comm: Comm, store: Store, token: str, drawn: int) 
     listing = _listing(config, comm, store)
     output = Path(config.output.output_dir).expanduser()
     resumed = checkpoint.resumable(config.output.resume_from_checkpoint, output)
-    trackers.check(config.output)
+    tracked = trackers.check(config.output)
     examples_an_epoch = len(listing.examples)
     if config.prior.with_prior_preservation:
         _check_class_folder(config)
@@ -197,6 +197,7 @@ def look(config: TrainConfig, comm: Comm, store: Store, token: str, drawn: int) 
         )
     if comm.rank == 0:
         _try_output(output)
+        trackers.check_login(tracked)
         if config.output.push_to_hub:
             run = dataclasses.replace(run, repository=hub.check(config))
         remarks = objective.remarks(scheduler, config.objective, config.model.variant)

@@ -14,7 +14,7 @@ import os
 import secrets
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_FLUSHES = 10.0
+SECONDS_TO_FINISH = 30.0  # what is not uploaded by then stays on the disk, for `wandb sync`
 PROJECT = "mindbooth"
 
 
@@ -60,8 +61,14 @@ class TensorBoard:
             from tensorboardX.proto.event_pb2 import Event, SessionLog
 
         self._summary, self._event = summary, Event
-        folder.mkdir(parents=True, exist_ok=True)
-        self._file = EventsWriter(str(folder / "events"), f".{os.getpid()}.{first}")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._file = EventsWriter(str(folder / "events"), f".{os.getpid()}.{first}")
+        except OSError as err:
+            raise ConfigError(
+                f"--logging_dir {folder} can't be written to: {err.strerror}. Give another one, or "
+                "--report_to none."
+            ) from err
         self._flushed = 0.0
         # What earlier files have from here on is hidden: this run does it again.
         again = first + 1 if first else 0
@@ -114,8 +121,8 @@ class Wandb:
         kept = folder / "wandb_run_id"
         known = first > 0 and kept.exists()
         number = kept.read_text().strip() if known else secrets.token_hex(8)
-        folder.mkdir(parents=True, exist_ok=True)
         try:
+            folder.mkdir(parents=True, exist_ok=True)
             self._run = wandb.init(
                 project=wandb.setup().settings.project or PROJECT,
                 name=run.output.name,
@@ -123,13 +130,12 @@ class Wandb:
                 resume="allow" if known else None,
                 dir=str(folder),
                 config=run.config.flat(),
-                settings=wandb.Settings(console="off", x_disable_meta=True),
+                settings=wandb.Settings(
+                    console="off", x_disable_meta=True, finish_timeout=SECONDS_TO_FINISH
+                ),
             )
-        except wandb.Error as err:
-            raise ConfigError(
-                f"--report_to wandb: it did not start ({' '.join(str(err).split())}). Log in with "
-                "`wandb login`, or set WANDB_MODE=offline, or leave it out."
-            ) from err
+        except (wandb.Error, OSError, ValueError) as err:
+            raise _no_wandb(" ".join(str(err).split())) from err
         replace_file(kept, number.encode())
         self._first = self._run.step  # what is done again is there already
 
@@ -174,6 +180,24 @@ def check(output: OutputConfig) -> tuple[str, ...]:
             '`pip install "mindbooth[wandb]"`, or leave it out.'
         )
     return tuple(dict.fromkeys(words))
+
+
+def check_login(names: Sequence[str]) -> None:
+    """That wandb, if it is among the names, won't ask a question. Raises ConfigError. On rank 0."""
+    if "wandb" not in names:
+        return
+    import wandb
+
+    settings = wandb.setup().settings
+    if settings.mode == "online" and not wandb.login(prompt=False, verify=False):
+        raise _no_wandb("it knows no API key")
+
+
+def _no_wandb(reason: str) -> ConfigError:
+    return ConfigError(
+        f"--report_to wandb: it did not start ({reason}). Log in with `wandb login`, or set "
+        "WANDB_MODE=offline, or leave it out."
+    )
 
 
 class Trackers:

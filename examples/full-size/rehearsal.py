@@ -68,7 +68,7 @@ def main() -> int:
     folder = asked.folder.resolve()
     model = asked.model or folder / "model"
     began = time.monotonic()
-    if not model.exists():
+    if not asked.model and not model.exists():
         print("Writing a pipeline of the full size, 7 GB:", flush=True)
         subprocess.run([sys.executable, HERE / "write_pipeline.py", model], check=True)
     written = time.monotonic()

@@ -12,6 +12,7 @@ from huggingface_hub import RepoCard
 
 from mindbooth.ranktable.placement import Placement
 from mindbooth.trainer import device
+from mindbooth.trainer.__main__ import keep_torch_out
 
 options = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawTextHelpFormatter
@@ -25,6 +26,7 @@ options.add_argument("--steps", type=int, default=25)
 options.add_argument("--seed", type=int, default=0)
 asked = options.parse_args()
 
+keep_torch_out()  # which transformers would load beside MindSpore
 card = Path(asked.lora, "README.md")
 base_model = RepoCard.load(card if card.exists() else asked.lora).data.to_dict()["base_model"]
 
@@ -33,7 +35,7 @@ device.start(Placement.from_environ({}), target="auto")
 from mindone.diffusers import DiffusionPipeline, StableDiffusionXLImg2ImgPipeline  # noqa: E402
 
 pipeline = DiffusionPipeline.from_pretrained(base_model, mindspore_dtype=ms.float16)
-pipeline.load_lora_weights(asked.lora)
+pipeline.load_lora_weights(asked.lora, weight_name="pytorch_lora_weights.safetensors")
 refiner = StableDiffusionXLImg2ImgPipeline.from_pretrained(
     asked.refiner, mindspore_dtype=ms.float16, use_safetensors=True, variant=asked.variant
 )

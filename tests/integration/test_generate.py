@@ -466,7 +466,7 @@ def test_the_examples_draw_what_the_command_draws(
     refiner = f"--refiner={tiny_refiner}"
     runs = [(f"{examples}/picture.py", usual), (f"{examples}/refined.py", [*usual, refiner])]
     command = [sys.executable, "-c", BOTH.format(runs=runs)]
-    job = jobs.run(command, tmp_path / "cwd", USE_TORCH="0")
+    job = jobs.run(command, tmp_path / "cwd")
     assert job.process.returncode == 0, job.told
     made = make(f"--lora={loras / 'all'}", "--seed=9", "--mixed_precision=fp16", refiner)
     for name, tail in (("picture", ""), ("refined", "-refined")):

@@ -15,7 +15,10 @@ from stand_in_hub import Hub, environ, serving
 SECRET = "hf_S3cret"  # all tokens begin with it
 MINE, READS = f"{SECRET}Mine", f"{SECRET}SomebodyElses"
 PROMPT = "a photo of sks cat | 'in' a bucket"
-KEPT = ("checkpoint-9/notes.txt", "logs/events", "launch/plan.json", "samples/first_batch.png")
+KEPT = (
+    "checkpoint-9/notes.txt", "logs/events", "launch/plan.json", "samples/first_batch.png",
+    "samples/final/1-of-an-earlier-run-seed1.png",
+)  # fmt: skip
 REFUSED = {
     "no token": ({}, "--hub_token"),
     "an unknown token": ({"hub_token": f"{SECRET}Unknown", "hub_model_id": "me/new"}, "401"),

@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 
 import jobs
-import numpy as np
 import pytest
 import seed_document
 from jobs import Flags
@@ -66,7 +65,7 @@ def test_the_first_command_of_the_known_readme_trains_an_adapter(one_card: Path)
     lines = jobs.metrics(one_card)
     assert [line["step"] for line in lines] == [1, 2, 3]
     assert {line["lr"] for line in lines} == {1e-5}
-    assert np.abs(jobs.adapter(one_card)).max() > 0
+    assert jobs.learned(one_card) > 0
     assert (one_card / "samples" / "update-000003.png").exists()
 
 

@@ -41,9 +41,18 @@ class Faulty:
             self.step.comm.all_reduce = lambda wire: os.kill(os.getpid(), signal.SIGKILL)
         if self.bad and update == BAD and self.step.comm.rank == BAD_RANK:
             self.bad -= 1
-            target = np.full_like(batches[0].target, np.inf)
-            batches = [dataclasses.replace(batches[0], target=target), *batches[1:]]
+            batches = infinite(batches)
         return self.step(update, factor, batches, **more)
+
+    def unsound(self, batches: Sequence[Any]) -> Any:
+        spoilt = self.bad and self.step.comm.rank == BAD_RANK
+        return self.step.unsound(infinite(batches) if spoilt else batches)
+
+
+def infinite(batches: Sequence[Any]) -> list[Any]:
+    """The gradients of the first batch are infinite."""
+    target = np.full_like(batches[0].target, np.inf)
+    return [dataclasses.replace(batches[0], target=target), *batches[1:]]
 
 
 def break_steps() -> None:

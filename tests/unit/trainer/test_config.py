@@ -82,6 +82,7 @@ def test_the_well_known_command_is_understood() -> None:
             ["--with_prior_preservation", "--class_data_dir=dogs"],
             "--with_prior_preservation needs --class_prompt",
         ),
+        (["--validation_prompt="], "--validation_prompt is empty"),
         (["--prior_loss_weight=-1"], "--prior_loss_weight -1.0 is below 0"),
         (["--resolution", "big"], "invalid int value: 'big'"),
         (["--resolution", "500"], "--resolution 500"),

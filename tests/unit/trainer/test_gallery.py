@@ -34,9 +34,9 @@ def test_a_long_prompt_becomes_a_name_that_file_systems_take(letter: str, tmp_pa
 
 
 def test_prompts_that_would_share_a_name_have_their_own() -> None:
-    names = gallery.slugs(["A dog!", "a cat", "a dog?", "狗" * 41, "狗" * 42])
-    assert names[1] == "a-cat"
-    assert len(set(names)) == 5
+    names = gallery.slugs(["A dog!", "a cat", "a dog?", "狗" * 41, "狗" * 42, "1 a dog"])
+    assert names[1] == "2-a-cat"
+    assert len(set(names)) == 6
 
 
 def test_files_of_one_run_have_one_number_that_is_free(tmp_path: Path) -> None:
