@@ -71,7 +71,7 @@ def ended(run: Callable[[], int], stop: StopRequest) -> int:
 def keep_torch_out() -> None:
     """transformers would load torch where that is installed (4 s), and complain where it is not.
 
-    It can only be told by the environment, before it is imported: nothing else here writes that.
+    It can only be told by the environment, before it is imported.
     """
     os.environ.setdefault("USE_TORCH", "0")
     for package in ("TRANSFORMERS", "DIFFUSERS"):  # mindone puts the second in the first's place

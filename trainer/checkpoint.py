@@ -10,6 +10,7 @@ sample k's data and noise depend on (seed, k) only, N and G (samples an update) 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -70,6 +71,8 @@ class Resumed:
 
 def resumable(asked: str | None, folder: Path) -> Resumed | None:
     """The checkpoint to go on from, read; None if none is asked for, or "latest" finds none."""
+    if asked:
+        _complete_exchange(folder)
     path = find(asked, folder) if asked else None
     if path is None:
         return None
@@ -99,6 +102,8 @@ def restore(resumed: Resumed, adapter: Adapter, step: Step) -> int:
                 f"The checkpoint {resumed.path} was made without --ema_decay: leave it out."
             )
         step.average.load(resumed.vectors)
+    elif "average" in resumed.vectors and step.comm.rank == 0:
+        log.warning("--ema_decay is not given: the average in %s is dropped.", resumed.path)
     step.scale.value, step.scale.sound = state.loss_scale, state.sound_updates
     return state.update
 
@@ -177,9 +182,10 @@ def load(path: Path) -> tuple[State, dict[str, np.ndarray]]:
         raise ConfigError(f"The checkpoint {path} can't be read: {err}.") from err
 
 
-def set_aside(folder: Path) -> None:
-    """Moves the checkpoints of an earlier run, which a new one must not mix with its own."""
-    found = _numbered(folder)
+def set_aside(folder: Path, *, beyond: int) -> None:
+    """Moves the checkpoints after update `beyond`, which a run that goes on from there, or is new
+    (-1), must not mix with its own."""
+    found = [path for path in _numbered(folder) if _number(path) > beyond]
     if not found:
         return
     number = 1
@@ -189,7 +195,16 @@ def set_aside(folder: Path) -> None:
     aside.mkdir()
     for path in found:
         path.rename(aside / path.name)
-    log.info("This is a new run; the checkpoints of an earlier one are in %s now.", aside)
+    log.info("Checkpoints that this run does not go on from are in %s now.", aside)
+
+
+def _complete_exchange(folder: Path) -> None:
+    """Puts a checkpoint back that a run was killed in replacing; several ranks may do so."""
+    for earlier in folder.glob(".checkpoint-*.old"):
+        final = folder / earlier.name[1:].removesuffix(".old")
+        if _complete(earlier) and not final.exists():
+            with contextlib.suppress(FileNotFoundError):
+                os.replace(earlier, final)
 
 
 def clean(folder: Path) -> None:

@@ -7,7 +7,9 @@ that lacks one, Hugging Face diffusers'); options of our own say so in docs/flag
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from mindbooth.data import stream
@@ -136,6 +138,11 @@ class PriorConfig:
             if self.with_prior_preservation and not getattr(self, name):
                 raise ConfigError(f"--with_prior_preservation needs --{name}.")
 
+    @property
+    def folder(self) -> Path:
+        """That of the class images."""
+        return Path(self.class_data_dir or "").expanduser()
+
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectiveConfig:
@@ -230,11 +237,18 @@ class OptimConfig:
     def __post_init__(self) -> None:
         _positive(
             self, "train_batch_size", "gradient_accumulation_steps", "num_train_epochs",
-            "max_train_steps", "max_grad_norm", "adam_epsilon", "lr_num_cycles", "prodigy_beta3",
+            "max_train_steps", "max_grad_norm", "adam_epsilon", "lr_num_cycles",
         )  # fmt: skip
-        for name in ("learning_rate", "text_encoder_lr"):
-            if not getattr(self, name) >= 0:
-                raise ConfigError(f"--{name} {getattr(self, name)} is below 0.")
+        for name in ("adam_beta1", "adam_beta2", "prodigy_beta3"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < 1:
+                raise ConfigError(f"--{name} {value} is not in [0, 1).")
+        for name in (
+            "learning_rate", "text_encoder_lr", "adam_weight_decay",
+            "adam_weight_decay_text_encoder", "lr_warmup_steps",
+        ):  # fmt: skip
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ConfigError(f"--{name} {getattr(self, name)} is below 0, or no number.")
         if self.optimizer.lower() not in ("adamw", "prodigy"):
             raise ConfigError(f"--optimizer {self.optimizer}: there are AdamW and prodigy.")
         if self.lr_scheduler not in SCHEDULES:
@@ -347,6 +361,11 @@ class TrainConfig:
             raise ConfigError(
                 "--snr_gamma and --do_edm_style_training don't go together: EDM weighs noise "
                 "levels itself. Leave one out."
+            )
+        if self.optim.gradient_checkpointing and self.adapter.lora_dropout:
+            raise ConfigError(
+                "--gradient_checkpointing and --lora_dropout don't go together: MindSpore may drop "
+                "other inputs when it computes a layer again. Leave one out."
             )
 
     def flat(self) -> dict[str, Any]:

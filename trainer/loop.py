@@ -12,8 +12,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import numpy as np
+
 from mindbooth.data.batches import Batch
 from mindbooth.data.cache import Store
+from mindbooth.data.errors import RankFailed
 from mindbooth.data.prefetch import Prefetch
 
 from . import card, checkpoint, debug, export, hub, lora, memory, precompute, prior, report, trained
@@ -56,7 +59,8 @@ def _train(config: TrainConfig, comm: Comm, stop: StopRequest, store: Store, tok
         prior.fill(config, run.model, comm, meeting, run.dtype)
         run = runs.with_class_images(run)
     with phases("encode"):
-        precompute.fill(run.needed, run.model, store, comm, dtype=run.dtype, run_token=token)
+        precompute.fill(run.needed, run.model, store, comm, meeting, dtype=run.dtype,
+                        run_token=token)  # fmt: skip
     with phases("load the models"):
         models = trained.load(run)
         adapter = Adapter(models.models, seed=run.seed)
@@ -78,7 +82,7 @@ def _train(config: TrainConfig, comm: Comm, stop: StopRequest, store: Store, tok
             lora.seed_dropout(run.seed, first, comm.rank)
             step.prepare(batches_of(first)[0])
             meeting.at("compiled")
-        done, stopped = first, False
+        done, stopped, made = first, False, None
         with (
             Metrics(run, first) as metrics,
             Progress("update", run.updates, unit="update", done=first, show=comm.rank == 0) as bar,
@@ -104,9 +108,10 @@ def _train(config: TrainConfig, comm: Comm, stop: StopRequest, store: Store, tok
             finished = done == run.updates
             if finished:
                 _export(run, adapter, step)
-                with phases("validation pictures"), _as_used(run, step):
-                    made = None if stopped else validation.make(done)
-                trackers.pictures(made)
+                if validation.prompts and not stopped:
+                    with phases("validation pictures"), _as_used(run, step):
+                        made = validation.make(done)
+                    trackers.pictures(made)
         uploaded = _finish(run, made) if finished else True
         if not finished and comm.rank == 0:
             log.info("Stopped on request after %d updates. To go on, give the same command again "
@@ -114,7 +119,7 @@ def _train(config: TrainConfig, comm: Comm, stop: StopRequest, store: Store, tok
         meeting.at("end")
     meeting.over()
     if config.run.profile or config.run.debug:
-        log.info("%s", phases.table())
+        log.info("Phases:\n%s", phases.table())
     return STATUS if not finished else int(not uploaded)
 
 
@@ -187,10 +192,10 @@ def _rates(step: Step, factor: float) -> dict[str, float]:
 def _never_finite(run: Run, step: Step, update: int, scale: float, batches: list[Batch]) -> str:
     samples = [k for batch in batches for k in batch.samples]
     bad = step.unsound(batches)
-    told = [f"{k} ({run.example(k).image.name})" for k in bad or samples]
+    if run.comm.sum(np.array([len(bad)]))[0] and not bad:
+        raise RankFailed("it has samples without finite gradients")
+    told = [f"{k} ({', '.join(run.pictures(k))})" for k in bad or samples]
     which = "those without finite gradients" if bad else "all finite by themselves"
-    if not bad and run.comm.size > 1:
-        which += " (look into other ranks' logs)"
     return (
         f"Update {update + 1} is not finite even with loss scale {scale:g}. Of rank "
         f"{run.comm.rank}'s {len(samples)} samples, {which}: {', '.join(told)}. Look at these "
@@ -281,6 +286,9 @@ def _tell_start(run: Run, adapter: Adapter, first: int) -> None:
     log.info("Trained: %d numbers in %d tensors, rank %d; objective: %s; optimizer: %s.",
              adapter.size, len(adapter.pieces), run.config.adapter.rank, run.objectives.name,
              run.config.optim.optimizer)  # fmt: skip
+    for name, model in adapter.models.items():
+        held = ", ".join(f"{memory.shown(n)} in {d}" for d, n in memory.weights(model).items())
+        log.info("Weights of %s: %s.", name, held)
     if not adapter.shared:
         log.info(
             "Layers have no lasting views of the flat vector here: new ones after each update."

@@ -53,6 +53,12 @@ ONLY_WITH = {
     "hub_model_id": "push_to_hub",
     "hub_token": "push_to_hub",
 }
+# Options that another one takes the place of; given beside it, that is told.
+BESIDE = {
+    "num_train_epochs": "max_train_steps",
+    "validation_epochs": "validation_steps",
+    "mode": "debug",
+}
 PRODIGYS = (
     "prodigy_beta3", "prodigy_decouple", "prodigy_use_bias_correction", "prodigy_safeguard_warmup",
 )  # fmt: skip
@@ -157,18 +163,32 @@ def _useless(config: TrainConfig, given: set[str]) -> list[str]:
         for name, other in ONLY_WITH.items()
         if name in given and not flat[other]
     ]
-    if not config.optim.uses_prodigy:
+    told += [
+        f"--{name} has no effect beside --{other}."
+        for name, other in BESIDE.items()
+        if name in given and flat[other] not in (None, False, "none")
+    ]
+    optim = config.optim
+    for name, schedule in (("lr_num_cycles", "cosine_with_restarts"), ("lr_power", "polynomial")):
+        if name in given and optim.lr_scheduler != schedule:
+            told.append(f"--{name} has no effect without --lr_scheduler {schedule}.")
+    if "lr_warmup_steps" in given and optim.lr_warmup_steps and optim.lr_scheduler == "constant":
+        told.append(
+            "--lr_warmup_steps has no effect with --lr_scheduler constant: give "
+            "constant_with_warmup."
+        )
+    if not optim.uses_prodigy:
         told += [
             f"--{name} has no effect without --optimizer prodigy."
             for name in PRODIGYS
             if name in given or f"no_{name}" in given
         ]
-    elif config.optim.learning_rate <= 0.1:
+    elif optim.learning_rate <= 0.1:
         told.append(
-            f"--learning_rate {config.optim.learning_rate} is a factor on the step size that "
+            f"--learning_rate {optim.learning_rate} is a factor on the step size that "
             "Prodigy finds by itself: 1 is usual."
         )
-    if config.optim.uses_prodigy and "text_encoder_lr" in given:
+    if optim.uses_prodigy and "text_encoder_lr" in given:
         told.append("--text_encoder_lr has no effect with Prodigy, which takes --learning_rate.")
     return told
 

@@ -1,6 +1,6 @@
 """The phases of a run: how long each takes, and what memory it leaves behind and needs at its most.
 
-`loop.py` times each phase with `with phases("name"):`; --debug prints the table at the end.
+`loop.py` times each phase with `with phases("name"):`; the table is for --profile and --debug.
 """
 
 from __future__ import annotations

@@ -25,6 +25,7 @@ from mindbooth.data.digests import WeightDigests, image_digest
 from mindbooth.data.errors import DataError
 from mindbooth.data.examples import Example
 from mindbooth.data.framing import Frame
+from mindbooth.data.meeting import Meeting
 
 from . import device, sdxl
 from .config import DataConfig
@@ -102,8 +103,8 @@ def plan(examples: Sequence[Example], class_examples: Sequence[Example], prompts
     )
 
 
-def fill(needed: Needed, model: Model, store: Store, comm: Comm, *, dtype: ms.Type,
-         run_token: str) -> None:  # fmt: skip
+def fill(needed: Needed, model: Model, store: Store, comm: Comm, meeting: Meeting, *,
+         dtype: ms.Type, run_token: str) -> None:  # fmt: skip
     """Encodes every `comm.size`-th missing entry, and waits for the others."""
     absent = set(store.missing(needed.keys, verify=True))
     mine = [key for key in needed.keys[comm.rank :: comm.size] if key in absent]
@@ -111,6 +112,7 @@ def fill(needed: Needed, model: Model, store: Store, comm: Comm, *, dtype: ms.Ty
         store.ensure_writable()
         _encode(mine, needed, model, store, dtype)
     store.wait(sorted(absent), run_token=run_token)
+    meeting.at("encoded")
     made = int(comm.sum(np.array([len(mine)]))[0])
     if comm.rank == 0:
         _tell(made, len(needed.keys), store)

@@ -43,9 +43,8 @@ def fill(config: TrainConfig, model: Model, comm: Comm, meeting: Meeting, dtype:
     prior = config.prior
     if not prior.with_prior_preservation:
         return
-    assert prior.class_data_dir is not None
     assert prior.class_prompt is not None
-    folder, count = Path(prior.class_data_dir).expanduser(), prior.num_class_images
+    folder, count = prior.folder, prior.num_class_images
     origin = Origin(
         prompt=prior.class_prompt,
         model=Path(model.name).resolve().name,

@@ -104,9 +104,14 @@ class Run:
         """How many updates the run has, from its very beginning."""
         return self.config.optim.updates(self.batching.examples, self.batching.samples_per_update)
 
-    def example(self, k: int) -> Example:
-        """The picture of the subject that sample k is."""
-        return self.examples[stream.Stream(self.seed, len(self.examples)).example(k)]
+    def pictures(self, k: int) -> list[str]:
+        """The files that sample k is made of: the subject's and, if there is one, the class's."""
+        sides = ((self.examples, False), (self.class_examples, True))
+        return [
+            some[stream.Stream(self.seed, len(some), partners=partners).example(k)].image.name
+            for some, partners in sides
+            if some
+        ]
 
     def meeting(self) -> Meeting:
         """Where its ranks wait for one another."""
@@ -123,8 +128,8 @@ class Run:
         if self.comm.rank == 0:
             self.output.mkdir(parents=True, exist_ok=True)
             checkpoint.clean(self.output)
-            if self.resumed is None:
-                checkpoint.set_aside(self.output)
+            beyond = self.resumed.state.update if self.resumed else -1
+            checkpoint.set_aside(self.output, beyond=beyond)
             export.config_file(self.output / "config.yaml", self.config, self.seed)
 
 
@@ -211,7 +216,7 @@ def with_class_images(run: Run) -> Run:
     if not prior.with_prior_preservation:
         return run
     listing = class_images.listing(
-        _class_folder(run.config), prompt=prior.class_prompt or "", count=prior.num_class_images
+        prior.folder, prompt=prior.class_prompt or "", count=prior.num_class_images
     )
     needed = _needed(run.config, run.model, run.store, run.examples, listing.examples)
     if run.comm.rank == 0:
@@ -260,14 +265,10 @@ def _listing(config: TrainConfig, comm: Comm, store: Store) -> Listing:
     )
 
 
-def _class_folder(config: TrainConfig) -> Path:
-    return Path(config.prior.class_data_dir or "").expanduser()
-
-
 def _check_class_folder(config: TrainConfig) -> None:
     instance = config.data.instance_data_dir
     class_images.check(
-        _class_folder(config), instance=Path(instance).expanduser() if instance else None
+        config.prior.folder, instance=Path(instance).expanduser() if instance else None
     )
 
 

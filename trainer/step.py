@@ -207,7 +207,7 @@ class Step:
         return self.adapter.arrays(self.average.state()["average"] if self.average else None)
 
     def unsound(self, batches: Sequence[Batch]) -> tuple[int, ...]:
-        """The samples, of this rank's, that have no finite gradients by themselves."""
+        """The samples of this rank's micro-batches that have no finite gradients by themselves."""
         with device.mode(self.mode):
             return tuple(
                 k

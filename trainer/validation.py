@@ -53,21 +53,21 @@ class Made:
 class Validation:
     """When pictures are due, and making them. Nothing is loaded before the first time.
 
-    embed: the embeddings of a prompt as the adapter is now; it is asked each time, because text
-    encoders may be in training.
+    prompts: those of --validation_prompt. embed: the embeddings of a prompt as the adapter is now;
+    it is asked each time, because text encoders may be in training.
     """
 
     def __init__(self, run: Run, unet: nn.Cell, meeting: Meeting,
                  embed: Callable[[str], Embeddings]) -> None:  # fmt: skip
         self._run, self._unet, self._meeting, self._embed = run, unet, meeting, embed
-        self._prompts = tuple(run.config.output.validation_prompt or ())
+        self.prompts = tuple(run.config.output.validation_prompt or ())
         self._sampler: Sampler | None = None
 
     def due(self, update: int, done: int) -> bool:
         """Whether going from `update` to `done` updates completes --validation_steps of them or,
         where these are not given, --validation_epochs epochs."""
         output, epoch = self._run.config.output, self._run.batching.epoch
-        if not self._prompts:
+        if not self.prompts:
             return False
         if output.validation_steps is not None:
             return update // output.validation_steps < done // output.validation_steps
@@ -78,14 +78,14 @@ class Validation:
 
         Every rank must call it, and gets them. None without --validation_prompt.
         """
-        if not self._prompts:
+        if not self.prompts:
             return None
         run = self._run
         if self._sampler is None:
             self._sampler = Sampler(run.model, self._unet, run.dtype)
         count = run.config.output.num_validation_images
         seeds = tuple(run.seed + i for i in range(count))
-        embeddings = [self._embed(prompt) for prompt in self._prompts]
+        embeddings = [self._embed(prompt) for prompt in self.prompts]
         flat = self._sampler.shared(
             [Shot(prompt, seed) for prompt in embeddings for seed in seeds],
             self._embed(""),
@@ -95,7 +95,7 @@ class Validation:
         )
         made = Made(
             update=update,
-            prompts=self._prompts,
+            prompts=self.prompts,
             seeds=seeds,
             pictures=tuple(tuple(flat[i : i + count]) for i in range(0, len(flat), count)),
             grid=f"samples/update-{update:06d}.png",

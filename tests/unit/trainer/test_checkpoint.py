@@ -147,11 +147,33 @@ def test_only_complete_checkpoints_are_removed(tmp_path: Path) -> None:
 def test_checkpoints_of_an_earlier_run_are_set_aside(tmp_path: Path) -> None:
     for update in (4, 8):
         write(tmp_path, update)
-        checkpoint.set_aside(tmp_path)
-    checkpoint.set_aside(tmp_path)
+        checkpoint.set_aside(tmp_path, beyond=-1)
+    checkpoint.set_aside(tmp_path, beyond=-1)
     assert checkpoint.find("latest", tmp_path) is None
     found = sorted(str(path.parent.relative_to(tmp_path)) for path in tmp_path.rglob(MANIFEST))
     assert found == ["earlier-1/checkpoint-4", "earlier-2/checkpoint-8"]
+
+
+def test_a_run_that_goes_on_from_an_earlier_one_leaves_no_later_one_to_mix_with(
+    tmp_path: Path,
+) -> None:
+    for update in (5, 10, 20):
+        write(tmp_path, update)
+    checkpoint.set_aside(tmp_path, beyond=5)
+    write(tmp_path, 10, value=0.75)
+    checkpoint.rotate(tmp_path, 2)
+    assert checkpoint.find("latest", tmp_path) == tmp_path / "checkpoint-10"
+    _, vectors = checkpoint.load(tmp_path / "checkpoint-10")
+    assert vectors["m"].tolist() == [0.75] * 6
+    assert (tmp_path / "earlier-1" / "checkpoint-20" / MANIFEST).exists()
+
+
+def test_a_checkpoint_whose_replacing_was_cut_short_is_found(tmp_path: Path) -> None:
+    """As a kill between the two renames leaves it."""
+    write(tmp_path).rename(tmp_path / ".checkpoint-5.old")
+    resumed = checkpoint.resumable("latest", tmp_path)
+    assert resumed is not None
+    assert (resumed.path, resumed.state) == (tmp_path / "checkpoint-5", STATE)
 
 
 class Deadly(Mapping[str, np.ndarray]):
