@@ -50,7 +50,8 @@ def train(config: TrainConfig, comm: Comm, stop: StopRequest, environ: Mapping[s
 
 def _train(config: TrainConfig, comm: Comm, stop: StopRequest, store: Store, token: str,
            drawn: int) -> int:  # fmt: skip
-    phases = Phases(memory.meters())
+    measured = config.run.profile or config.run.debug
+    phases = Phases(memory.meters() if measured else ())
     with phases("look at the input"):
         run = runs.look(config, comm, store, token, drawn)
         meeting = run.meeting()
@@ -77,7 +78,7 @@ def _train(config: TrainConfig, comm: Comm, stop: StopRequest, store: Store, tok
         debug.watch(models.models)
         debug.show_batch(run, source, [some for some in (run.examples, run.class_examples) if some])
 
-    with stop.noted(), Trackers(run, first) as trackers:
+    with Trackers(run, first) as trackers, stop.noted():
         with phases("compile" if step.mode == "graph" else "first forward"):
             lora.seed_dropout(run.seed, first, comm.rank)
             step.prepare(batches_of(first)[0])
@@ -118,7 +119,7 @@ def _train(config: TrainConfig, comm: Comm, stop: StopRequest, store: Store, tok
                      "with --resume_from_checkpoint latest.", done)  # fmt: skip
         meeting.at("end")
     meeting.over()
-    if config.run.profile or config.run.debug:
+    if measured:
         log.info("Phases:\n%s", phases.table())
     return STATUS if not finished else int(not uploaded)
 
