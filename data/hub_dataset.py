@@ -61,7 +61,7 @@ def _load(name: str, config_name: str | None, cache_dir: Path | None) -> Any:
     except ImportError as err:
         raise DataError(
             f"--dataset_name needs the datasets library, which cannot be imported ({err}): "
-            'pip install "mindbooth[datasets]"'
+            'pip install datasets "pyarrow<26"'
         ) from err
     folder = Path(name).expanduser()
     if folder.is_file():

@@ -177,7 +177,7 @@ def check(output: OutputConfig) -> tuple[str, ...]:
     if "wandb" in words and not installed:
         raise ConfigError(
             f"--report_to {output.report_to}: wandb is not installed. Install it with "
-            '`pip install "mindbooth[wandb]"`, or leave it out.'
+            "`pip install wandb`, or leave it out."
         )
     return tuple(dict.fromkeys(words))
 

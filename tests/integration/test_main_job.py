@@ -161,6 +161,7 @@ def test_later_runs_encode_nothing_say_so_and_leave_the_cache_alone(runs: Runs) 
 
 def test_a_run_leaves_what_the_design_says_and_nothing_else(runs: Runs) -> None:
     left = set(jobs.files(runs.folder / FIRST))
+    (events,) = (name for name in left if name.startswith("logs/events.out.tfevents."))
     checkpoint = (jobs.LORA, "state.json", "state.safetensors")
     logs = ("scheduler.log", "worker_0.log", "worker_1.log")
     assert left == {
@@ -169,6 +170,8 @@ def test_a_run_leaves_what_the_design_says_and_nothing_else(runs: Runs) -> None:
         "config.yaml",
         "metrics.jsonl",
         "samples/update-000020.png",
+        *(f"samples/final/1-a-sks-robot-at-the-sea-seed{seed}.png" for seed in (7, 8)),
+        events,
         *(f"checkpoint-{n}/{name}" for n in (5, 10, 15, 20) for name in checkpoint),
         "launch/plan.json",
         "launch/rank_table.json",
@@ -219,11 +222,12 @@ def test_the_model_card_names_base_model_prompt_and_a_picture_that_exists(
     told = yaml.safe_load(front)
     assert told["base_model"] == str(tiny_pipeline)
     assert told["instance_prompt"] == "a photo of sks cat"
-    ((widget,),) = [told["widget"]]
-    assert widget["text"] == PROMPT
-    with Image.open(output / widget["output"]["url"]) as picture:
-        assert len(picture.getcolors(1 << 20) or ()) > 100
-    assert f"({widget['output']['url']})" in body
+    assert [widget["text"] for widget in told["widget"]] == [PROMPT, PROMPT]
+    urls = [widget["output"]["url"] for widget in told["widget"]]
+    for url in (*urls, "samples/update-000020.png"):
+        with Image.open(output / url) as picture:
+            assert len(picture.getcolors(1 << 20) or ()) > 100
+    assert "(samples/update-000020.png)" in body
 
 
 def test_photographs_of_any_size_and_orientation_are_trained_on(runs: Runs) -> None:

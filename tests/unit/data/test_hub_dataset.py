@@ -336,4 +336,4 @@ def test_a_hub_that_is_not_asked_is_told_in_one_line(tmp_path: Path) -> None:
 def test_a_library_that_is_not_installed_is_told_with_the_command(tmp_path: Path) -> None:
     (tmp_path / "datasets.py").write_text("raise ModuleNotFoundError('not here')\n")
     (told,) = ask("someone/dogs", tmp_path, PYTHONPATH=str(tmp_path))
-    assert 'pip install "mindbooth[datasets]"' in told
+    assert 'pip install datasets "pyarrow<26"' in told
