@@ -145,7 +145,7 @@ def test_a_stopped_run_ends_as_if_it_had_not_been_stopped(story: Story) -> None:
     stopped, whole, start = (
         jobs.adapter(story.folder / name) for name in ("stopped", "whole", "start")
     )
-    assert jobs.distance(stopped, whole, start) < 1e-6
+    assert jobs.distance(stopped, whole, start) < 1e-5  # two cards sum in another order
     lines, expected = (jobs.metrics(story.folder / name) for name in ("stopped", "whole"))
     assert [line["step"] for line in lines] == list(range(1, UPDATES + 1))
     assert [line["loss"] for line in lines] == pytest.approx(
