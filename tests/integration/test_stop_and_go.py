@@ -20,8 +20,7 @@ UPDATES, CUT = 12, 5
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """What is trained, and how. Only the forward and backward pass is compiled in graph mode,
-    which the optimizer has no part in: two cases show both halves there."""
+    """What is trained, and how."""
 
     optimizer: str
     text_encoders: bool
@@ -46,13 +45,11 @@ class Case:
         )
 
 
-CASES = (
-    Case(optimizer="AdamW", text_encoders=False, mode="pynative"),
-    Case(optimizer="AdamW", text_encoders=True, mode="pynative"),
-    Case(optimizer="prodigy", text_encoders=False, mode="pynative"),
-    Case(optimizer="prodigy", text_encoders=True, mode="pynative"),
-    Case(optimizer="prodigy", text_encoders=False, mode="graph"),
-    Case(optimizer="AdamW", text_encoders=True, mode="graph"),
+CASES = tuple(
+    Case(optimizer=optimizer, text_encoders=text_encoders, mode=mode)
+    for mode in ("pynative", "graph")
+    for optimizer in ("AdamW", "prodigy")
+    for text_encoders in (False, True)
 )
 NAMES = [case.name for case in CASES]
 
