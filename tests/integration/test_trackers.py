@@ -9,6 +9,7 @@ import os
 import resource
 import signal
 import struct
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -275,6 +276,21 @@ def test_without_wandb_all_is_tensorboard_and_wandb_tells_how_to_get_it(
     assert check(run(Path(), "all").config.output) == ("tensorboard",)
     with pytest.raises(ConfigError, match="`pip install wandb`"):
         check(run(Path(), "tensorboard,wandb").config.output)
+
+
+def test_wandb_without_a_key_is_refused_and_asks_no_question(tmp_path: Path) -> None:
+    program = "from mindbooth.trainer.trackers import check_login; check_login(('wandb',))"
+    kept = {name: value for name, value in os.environ.items() if "WANDB" not in name}
+    asked = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**kept, "HOME": str(tmp_path), "WANDB_MODE": "online"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert "--report_to wandb: it did not start (it knows no API key). Log in with" in asked.stderr
 
 
 def test_only_rank_0_writes(tmp_path: Path) -> None:
