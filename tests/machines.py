@@ -21,8 +21,8 @@ def plan_for(config: LaunchConfig, machine: Machine, table_text: str | None = No
     return make_plan(
         config,
         machine,
-        output_dir=Path("/work/out"),
-        log_dir=Path("/work/out/launch"),
+        output_dir=Path("/srv/out"),
+        log_dir=Path("/srv/out/launch"),
         attempt=3,
         master_port=23456,
         job="token",

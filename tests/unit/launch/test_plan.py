@@ -27,7 +27,7 @@ def test_the_msrun_command_is_complete() -> None:
         "--master_addr=127.0.0.1",
         "--master_port=23456",
         "--node_rank=0",
-        "--log_dir=/work/out/launch/attempt-3",
+        "--log_dir=/srv/out/launch/attempt-3",
         "--join=False",
         "--cluster_time_out=600",
         "python",
@@ -61,8 +61,8 @@ def test_another_program_can_stand_in_the_trainers_place() -> None:
 def test_workers_sit_log_and_are_told_apart_by_rank() -> None:
     plan = plan_for(LaunchConfig(devices=(4, 6)), SERVER)
     assert [(w.rank, w.local_rank, w.device.physical_id, str(w.log)) for w in plan.workers] == [
-        (0, 0, 4, "/work/out/launch/attempt-3/worker_0.log"),
-        (1, 1, 6, "/work/out/launch/attempt-3/worker_1.log"),
+        (0, 0, 4, "/srv/out/launch/attempt-3/worker_0.log"),
+        (1, 1, 6, "/srv/out/launch/attempt-3/worker_1.log"),
     ]
     for worker in plan.workers:
         placed = Placement.from_environ({**plan.environment.by_msrun, **worker.environment})
@@ -124,7 +124,7 @@ def test_a_table_is_handed_to_msrun_only_if_it_was_read_from_the_machine(
     config: LaunchConfig, machine: object, handed: bool, reason: str
 ) -> None:
     plan = plan_for(config, machine)  # type: ignore[arg-type]
-    option = "--rank_table_file=/work/out/launch/rank_table.json"
+    option = "--rank_table_file=/srv/out/launch/rank_table.json"
     assert plan.table.handed is handed
     assert reason in plan.table.reason
     assert (option in plan.command) is handed

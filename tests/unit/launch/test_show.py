@@ -13,7 +13,7 @@ def test_the_text_shows_all_that_happens() -> None:
     plan = plan_for(LaunchConfig(devices=(4, 5)), SERVER)
     text = show.as_text(plan)
     assert text.startswith("2 workers on Ascend, host server (/dev/davinci*), port 23456\n")
-    assert "  1     server  5       192.168.5.1  /work/out/launch/attempt-3/worker_1.log\n" in text
+    assert "  1     server  5       192.168.5.1  /srv/out/launch/attempt-3/worker_1.log\n" in text
     assert "  ASCEND_RT_VISIBLE_DEVICES=4,5\n" in text
     assert "  PATH=/venv/bin:$PATH\n" in text
     assert "  rank 1: RANK_ID=1 MS_NODE_ID=1 DEVICE_ID=1\n" in text
