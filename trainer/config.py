@@ -227,7 +227,7 @@ class OptimConfig:
     )
     max_grad_norm: float = option(1.0, "Gradients are clipped to this norm.")
     gradient_checkpointing: bool = option(
-        False, "Compute activations again in the backward pass: less memory, a third slower."
+        False, "Compute activations again in the backward pass: less memory, more time."
     )
     mixed_precision: Precision | None = option(
         None, "What the frozen models compute in: fp16, bf16, or fp32 with `no` (the default)."

@@ -171,7 +171,9 @@ def test_where_nothing_is_missing_no_model_is_read(
     shutil.copytree(tiny_pipeline, model)
     for weights in model.rglob("*.safetensors"):
         save_file({"none": np.zeros(1, np.float32)}, weights)
-    fill(undisturbed, pretrained_model_name_or_path=model)
+    before = jobs.files(undisturbed)
+    fill(undisturbed, pretrained_model_name_or_path=model)  # ends with an error if one is read
+    assert jobs.files(undisturbed) == before
 
 
 def test_another_class_prompt_is_told_and_nothing_is_made_again(

@@ -31,6 +31,7 @@ def test_a_long_prompt_becomes_a_name_that_file_systems_take(letter: str, tmp_pa
     path = gallery.unused(tmp_path, [f"{stem}-seed{2**63 - 1}-refined"])
     for file in path.values():
         file.touch()
+        assert file.exists()
 
 
 def test_prompts_that_would_share_a_name_have_their_own() -> None:
