@@ -1,13 +1,13 @@
 # The commands of this project; `make help` lists them. .venv is made by setup.sh.
 # PYTHON=/path/to/python3.11 chooses the interpreter that .venv is made with.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check format types test rehearsal clean setup-dev
+.PHONY: help setup demo check format types test test-cluster rehearsal clean setup-dev
 
 PYTEST_ARGS ?=
 REHEARSAL_ARGS ?=
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## make .venv (Python 3.10 or 3.11); at once when nothing changed
 	@bash setup.sh
@@ -25,13 +25,16 @@ format: setup-dev ## rewrite the sources in the project's format
 	.venv/bin/ruff format .
 
 test: setup-dev ## all tests: unit, and integration with real msrun workers
-	.venv/bin/python -m pytest tests $(PYTEST_ARGS)
+	.venv/bin/python -m pytest tests --ignore=tests/cluster $(PYTEST_ARGS)
+
+test-cluster: setup-dev ## tests on two hosts, Slurm and sshd; as root, installs what they need
+	.venv/bin/python -m pytest tests/cluster $(PYTEST_ARGS)
 
 rehearsal: setup ## the main job on a model of SDXL's full size: 8 GB of disk, 24 GB of memory
 	@.venv/bin/python examples/full-size/rehearsal.py $(REHEARSAL_ARGS)
 
 clean: ## remove what was built, but not .venv
-	rm -rf build dist demo rehearsal mindbooth.egg-info .mypy_cache .pytest_cache .ruff_cache rank_[0-9]* kernel_meta
+	rm -rf build dist demo rehearsal mindbooth.egg-info .mypy_cache .pytest_cache .hypothesis .ruff_cache rank_[0-9]* kernel_meta
 	find . -name .venv -prune -o -name __pycache__ -type d -exec rm -rf {} +
 
 # One link shows the four folders to mypy as mindbooth.*, which an editable install hides from it.

@@ -27,6 +27,12 @@ COMMANDS = {
     "plan": Command(
         "mindbooth.launch.commands", "plan", "print what launch would do, start nothing"
     ),
+    "ranktable": Command(
+        "mindbooth.ranktable.cli", "main", "write, show, check, merge and convert rank tables"
+    ),
+    "doctor": Command(
+        "mindbooth.launch.doctor", "main", "what works on this machine, what not, what to do"
+    ),
     "train": Command(
         "mindbooth.trainer.__main__", "main", "train in this process: one card, or --debug"
     ),
@@ -59,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _run(args)
     except (LaunchError, RankTableError) as err:
         print(f"mindbooth: error: {err}", file=sys.stderr)
-        return 2
+        return err.status if isinstance(err, LaunchError) else 2
     except PermissionError as err:
         print(f"mindbooth: error: {err.filename}: {err.strerror}.", file=sys.stderr)
         return 2

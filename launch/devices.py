@@ -7,10 +7,11 @@ ASCEND_RT_VISIBLE_DEVICES, which counts the nodes that this machine or container
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mindbooth.ranktable import hccl
+from mindbooth.ranktable.check import LONGEST_SERVER_ID
 from mindbooth.ranktable.discover import logic_ids, visible
 from mindbooth.ranktable.topology import Cluster, Device, Host
 
@@ -28,6 +29,7 @@ class Machine:
     cores: int
     python: Path
     environ: Mapping[str, str]
+    super_pod_id: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,12 +41,19 @@ class Choice:
     visible: str | None
 
 
-def choose(config: LaunchConfig, machine: Machine, table_text: str | None) -> Choice:
-    """Decide target, devices and ranks. `table_text` is the content of --rank_table PATH."""
+def choose(
+    config: LaunchConfig,
+    machine: Machine,
+    table_text: str | None,
+    *,
+    nnodes: int = 1,
+    node_rank: int = 0,
+) -> Choice:
+    """Decide this host's target and devices. `table_text` is the content of --rank_table PATH."""
     target = config.device_target or ("Ascend" if machine.devices else "CPU")
     if target == "CPU":
         return Choice(target=target, cluster=_cpu(config, machine), visible=None)
-    given = None if table_text is None else _given(config, table_text)
+    given = None if table_text is None else _given(config, table_text, nnodes, node_rank)
     asked = config.devices
     if asked is None and given is not None:
         asked = tuple(seat.device.physical_id for seat in given)
@@ -124,14 +133,15 @@ def _assumed(config: LaunchConfig, machine: Machine, asked: tuple[int, ...] | No
     )
 
 
-def _given(config: LaunchConfig, text: str) -> Cluster:
+def _given(config: LaunchConfig, text: str, nnodes: int, node_rank: int) -> Cluster:
+    """Read this host's part off a table; servers stand in it in the order of node ranks."""
     cluster = hccl.to_cluster(hccl.parse(text, str(config.rank_table)), str(config.rank_table))
-    if len(cluster.hosts) > 1:
+    if len(cluster.hosts) != nnodes:
         raise LaunchError(
-            f"--rank_table {config.rank_table} names {len(cluster.hosts)} servers; "
-            "this launcher starts workers on one host. Give a table of one server."
+            f"--rank_table {config.rank_table} names {len(cluster.hosts)} servers, but the job "
+            f"has {nnodes} hosts. Give --nnodes {len(cluster.hosts)}, or another table."
         )
-    return cluster
+    return replace(cluster, hosts=(cluster.hosts[node_rank],))
 
 
 def _agree(config: LaunchConfig, cluster: Cluster, given: Cluster) -> None:
@@ -139,14 +149,19 @@ def _agree(config: LaunchConfig, cluster: Cluster, given: Cluster) -> None:
     theirs = [seat.device.physical_id for seat in given]
     if ours != theirs:
         raise LaunchError(
-            f"--rank_table {config.rank_table} puts ranks 0.. on devices {listed(theirs)}, "
+            f"--rank_table {config.rank_table} puts this host's ranks on devices {listed(theirs)}, "
             f"the workers would sit on {listed(ours)}. Leave out --devices and "
             "--nproc_per_node, or correct the table (ranks follow ascending device ids)."
         )
 
 
 def _host(machine: Machine, devices: tuple[Device, ...]) -> Host:
-    return Host(name=machine.name, server_id=machine.name[:63], devices=devices)
+    return Host(
+        name=machine.name,
+        server_id=machine.name[:LONGEST_SERVER_ID],
+        devices=devices,
+        super_pod_id=machine.super_pod_id if machine.devices else None,
+    )
 
 
 def listed(ids: Sequence[int]) -> str:

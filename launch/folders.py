@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import socket
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -33,14 +34,18 @@ def look(log_dir: Path) -> int:
     return next_attempt(os.listdir(log_dir) if log_dir.is_dir() else ())
 
 
-def claim(log_dir: Path, option: str) -> int:
+def name(attempt: int) -> str:
+    return f"attempt-{attempt}"
+
+
+def claim(log_dir: Path, option: str, at_least: int = 1) -> int:
     """Make the folder of the next attempt, ours alone. `option` is whom to blame in errors."""
     try:
         log_dir.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
         while True:
-            attempt = look(log_dir)
+            attempt = max(look(log_dir), at_least)
             try:
-                (log_dir / f"attempt-{attempt}").mkdir(mode=FOLDER_MODE)
+                (log_dir / name(attempt)).mkdir(mode=FOLDER_MODE)
             except FileExistsError:
                 continue
             return attempt
@@ -48,9 +53,17 @@ def claim(log_dir: Path, option: str) -> int:
         raise LaunchError(f"{option}: cannot write in {log_dir} ({err.strerror}).") from err
 
 
+def make(folder: Path, option: str) -> None:
+    """Make a folder that may be there already."""
+    try:
+        folder.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
+    except OSError as err:
+        raise LaunchError(f"{option}: cannot make {folder} ({err.strerror}).") from err
+
+
 def publish(path: Path, text: str) -> None:
     """Write a file so that readers see the old one or the new one, never a part."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    aside = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}")
     try:
         path.parent.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
         with open(aside, "w", opener=lambda name, flags: os.open(name, flags, FILE_MODE)) as file:

@@ -1,12 +1,15 @@
 """Follow log files that others write, line by line, and choose what the terminal shows of them.
 
 The files always hold everything. The terminal does not show MindSpore's own information and warning
-lines, nor a one-line input error (all ranks say the same; the launcher says it once at the end). A
-traceback is held back for a moment: if its worker is dying, the report at the end shows it.
+lines, nor the stacks that a worker was asked for, nor a one-line input error (all ranks say the
+same; the launcher says it once at the end). A traceback is held back for a moment: if its worker is
+dying, the report at the end shows it. Where somebody may be watching, a bar in the last line takes
+the place of rank 0's progress lines.
 """
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from contextlib import suppress
@@ -14,10 +17,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, TextIO
 
+from . import bar
+from .heartbeats import Beat
+
 INPUT_ERROR = "mindbooth: error: "
 TRACEBACK = "Traceback (most recent call last):"
 MINDSPORE_CHATTER = re.compile(r"\[(TRACE|DEBUG|INFO|WARNING)\] [A-Z_]+\(\d+[,:]")
+PROGRESS = re.compile(r"\[0\] INFO .+ \d+/\d+(, .+)?, [\d.]+ \S+/s, (\?|[\d:]+) left")
+STACK = re.compile(r"(Current thread|Thread) 0x[0-9a-f]+.* \(most recent call first\):")
 HOLD_SECONDS = 5.0
+USUAL_COLUMNS = 80
 CHUNK_BYTES = 1 << 16
 TAIL_BYTES = 1 << 16
 
@@ -48,11 +57,12 @@ class Screen:
 
     held: list[str] = field(default_factory=list)
     held_since: float | None = None
+    in_stack: bool = False
 
     def show(self, lines: list[str], now: float) -> list[str]:
         shown: list[str] = []
         for line in lines:
-            if is_chatter(line) or line.startswith(INPUT_ERROR):
+            if is_chatter(line) or line.startswith(INPUT_ERROR) or self._is_stack(line):
                 continue
             if line == TRACEBACK and self.held_since is None:
                 self.held_since = now
@@ -65,6 +75,12 @@ class Screen:
         """Give out what was held back."""
         held, self.held, self.held_since = self.held, [], None
         return held
+
+    def _is_stack(self, line: str) -> bool:
+        """Is this a line of what faulthandler writes, one stack a thread?"""
+        goes_on = self.in_stack and (not line or line.startswith("  "))
+        self.in_stack = goes_on or STACK.match(line) is not None
+        return self.in_stack
 
 
 @dataclass
@@ -99,18 +115,50 @@ class Terminal:
 
     out: TextIO
     err: TextIO
+    foot: str = ""  # the bar that stands in the last line, below all that was written
 
     def show(self, line: str) -> None:
-        self._write(self.out, line)
+        if not (self.foot and PROGRESS.fullmatch(line)):
+            self._write(self.out, line)
 
     def say(self, line: str) -> None:
         self._write(self.err, line)
 
-    @staticmethod
-    def _write(stream: TextIO, line: str) -> None:
-        with suppress(OSError):
-            stream.write(line + "\n")
-            stream.flush()
+    def progress(self, beat: Beat | None, now: float) -> None:
+        """Keep a bar of rank 0's progress in the last line; nothing where `out` is no terminal."""
+        if beat is not None and self.out.isatty():
+            self._draw(bar.line(beat, now, _columns(self.out) - 1))
+
+    def close(self) -> None:
+        """Leave the bar as it is; what comes from now on stands below it."""
+        if self.foot:
+            _put(self.out, "\n")
+            self.foot = ""
+
+    def _write(self, stream: TextIO, line: str) -> None:
+        foot = self.foot
+        self._draw("")
+        _put(stream, line + "\n")
+        self._draw(foot)
+
+    def _draw(self, text: str) -> None:
+        """Write over the bar; nothing moves where it stays as it is."""
+        if text != self.foot:
+            _put(self.out, "\r" + text.ljust(len(self.foot)) + "\r" * (not text))
+            self.foot = text
+
+
+def _put(stream: TextIO, text: str) -> None:
+    with suppress(OSError):
+        stream.write(text)
+        stream.flush()
+
+
+def _columns(terminal: TextIO) -> int:
+    try:
+        return os.get_terminal_size(terminal.fileno()).columns or USUAL_COLUMNS
+    except OSError:
+        return USUAL_COLUMNS
 
 
 def _pieces(file: BinaryIO) -> Iterator[bytes]:

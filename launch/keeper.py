@@ -2,7 +2,7 @@
 
 `python -I -m mindbooth.launch.keeper TOKEN`, with a pipe from the launcher as standard input. The
 pipe closes when the launcher is gone, for whatever reason, kill -9 included; then the keeper kills
-what carries the job's token, and leaves. After a tidy launch it finds nothing.
+what carries the launcher's token, and leaves. After a tidy launch it finds nothing.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import sys
 
 from .processes import sweep
 
-DEAF_TO = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
+DEAF_TO = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
 
 
 def start(token: str) -> subprocess.Popen[bytes]:

@@ -16,10 +16,13 @@ from typing import Any, Literal, NoReturn
 DeviceTarget = Literal["Ascend", "CPU"]
 OUTPUT_DIR = "lora-dreambooth-model"
 PORTS = range(1024, 65536)
+LEASH = "--ssh_leash"  # given by a launcher that starts others by ssh
 
 
 class LaunchError(ValueError):
-    """What a user can put right, told in one line."""
+    """What a user can put right, told in one line. `status`: the exit status it leads to."""
+
+    status = 2
 
 
 def _option(text: str, parse: Callable[[str], object], metavar: str, default: object) -> Any:
@@ -79,8 +82,43 @@ class LaunchConfig:
         "auto|Ascend|CPU",
         None,
     )
+    nnodes: int | None = _option(
+        "hosts of the job, each with a launcher of its own (default: what the scheduler says, "
+        "else this host alone)",
+        _number,
+        "N",
+        None,
+    )
+    node_rank: int | None = _option(
+        "this host's number, from 0 (default: what the scheduler says)", _number, "I", None
+    )
+    master_addr: str | None = _option(
+        "address or name of host 0, as the other hosts reach it (default: what the scheduler says)",
+        str,
+        "HOST",
+        None,
+    )
     master_port: int | None = _option(
-        "port on which the workers meet (auto: a free one)", _or_auto(_number), "auto|N", None
+        "port on which the workers meet; launchers of several hosts talk on the one after it "
+        "(auto: on one host a free one, on several the same everywhere, from the job's id)",
+        _or_auto(_number),
+        "auto|N",
+        None,
+    )
+    hosts: str | None = _option(
+        "start a launcher on each of these hosts by ssh: names such as a,b or n[1-4]",
+        str,
+        "a,b",
+        None,
+    )
+    hostfile: Path | None = _option(
+        "the same, from a file with a host in each line", Path, "FILE", None
+    )
+    scheduler: str | None = _option(
+        "whose environment to read (auto: whichever is there; none: nobody's)",
+        _or_auto(str),
+        "auto|none|NAME",
+        None,
     )
     rank_table: Path | Literal["off"] | None = _option(
         "HCCL rank table for the workers (auto: our own, where all of it was read from the "
@@ -92,20 +130,42 @@ class LaunchConfig:
     log_dir: Path | None = _option(
         "where attempt-N/worker_R.log go (default: OUTPUT_DIR/launch)", Path, "DIR", None
     )
+    max_restarts: int = _option(
+        "start again so often after a failure, from the newest checkpoint (default: 0)",
+        _number,
+        "N",
+        0,
+    )
     grace_seconds: float = _option(
         "how long workers may take to save after TERM or Ctrl-C (default: 60)", _seconds, "S", 60.0
     )
+    hang_seconds: float = _option(
+        "after the first update: so long without progress is a hang; every worker's stacks go "
+        "into its log, and the job ends (default: 1800; 0: never)",
+        _seconds,
+        "S",
+        1800.0,
+    )
+    rendezvous_seconds: float = _option(
+        "how long the hosts of a job wait for one another (default: 600)", _seconds, "S", 600.0
+    )
+    ssh_leash: bool = False
     training_flags: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.nproc_per_node == 0:
             raise LaunchError("--nproc_per_node 0: at least one worker is needed.")
-        if self.master_port is not None and self.master_port not in PORTS:
+        if self.master_port is not None and self.master_port not in PORTS[:-1]:
             raise LaunchError(
-                f"--master_port {self.master_port}: ports go from {PORTS[0]} to {PORTS[-1]}."
+                f"--master_port {self.master_port}: ports go from {PORTS[0]} to {PORTS[-2]}."
             )
-        if not 0 <= self.grace_seconds < float("inf"):
-            raise LaunchError(f"--grace_seconds {self.grace_seconds}: give 0 or more seconds.")
+        for name in ("grace_seconds", "hang_seconds", "rendezvous_seconds"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise LaunchError(f"--{name} {getattr(self, name)}: give 0 or more seconds.")
+        if self.hosts is not None and self.hostfile is not None:
+            raise LaunchError("--hosts and --hostfile were both given. Give one of them.")
+        if self.by_ssh:
+            self._check_ssh()
         if self.devices is not None:
             _check_devices(self.devices, self.nproc_per_node)
         if "--device_target" in flag_names(self.training_flags):
@@ -113,6 +173,17 @@ class LaunchConfig:
                 "--device_target stands after --, but the launcher decides it for all workers. "
                 "Put it before the --."
             )
+
+    @property
+    def by_ssh(self) -> bool:
+        """Whether this launcher starts others by ssh, and no workers of its own."""
+        return self.hosts is not None or self.hostfile is not None
+
+    def _check_ssh(self) -> None:
+        option = "--hosts" if self.hosts is not None else "--hostfile"
+        for name in ("nnodes", "node_rank"):
+            if getattr(self, name) is not None:
+                raise LaunchError(f"{option} numbers the hosts itself. Leave --{name} out.")
 
 
 def _check_devices(devices: tuple[int, ...], count: int | None) -> None:
@@ -158,6 +229,7 @@ def parser(command: str, about: str) -> Parser:
                 default=option.default,
                 help=option.metadata["help"],
             )
+    made.add_argument(LEASH, action="store_true", help=argparse.SUPPRESS)
     return made
 
 

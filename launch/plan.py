@@ -7,22 +7,52 @@ that.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 
 from mindbooth.ranktable import hccl
+from mindbooth.ranktable.check import LONGEST_SERVER_ID
 from mindbooth.ranktable.discover import HCCN_CONF
-from mindbooth.ranktable.topology import Cluster, Device, RankTableError
+from mindbooth.ranktable.topology import Cluster, Device, Host, RankTableError
 
-from .devices import VISIBLE, Choice, Machine, choose, listed
+from .devices import VISIBLE, Choice, Machine, choose
 from .options import DeviceTarget, LaunchConfig
+from .preflight import remarks
 
 TRAINER = ("-m", "mindbooth.trainer")
-SCHEDULER_HOST = "127.0.0.1"
+RESUME = ("--resume_from_checkpoint", "latest")
+LOOPBACK = "127.0.0.1"
+AUTO_PORTS = range(20000, 30000)  # below the ports that the kernel gives to clients
 CLUSTER_TIMEOUT_SECONDS = 600
+MOST_SHOWN = 8
 # Inherited values of these would place a worker, or switch msrun to another way of working.
-UNSET = ("DEVICE_ID", "MS_NODE_ID", "MS_ROLE", "MS_SIMULATION_LEVEL", "RANK_ID", "RANK_TABLE_FILE")
+UNSET = (
+    *("DEVICE_ID", "MINDSPORE_HCCL_CONFIG_PATH", "MS_NODE_ID", "MS_ROLE", "MS_SIMULATION_LEVEL"),
+    *("RANK_ID", "RANK_TABLE_FILE"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Site:
+    """Where a launcher stands among those of its job.
+
+    names: of all hosts, as far as they are known. peers: what all hosts told of themselves, in the
+    order of their node ranks; None where they were not asked. source: how we know.
+    """
+
+    master_port: int
+    master_addr: str = LOOPBACK
+    nnodes: int = 1
+    node_rank: int = 0
+    names: tuple[str, ...] = ()
+    peers: tuple[Host, ...] | None = None
+    source: str = ""
+
+    def name(self, node_rank: int) -> str:
+        return self.names[node_rank] if self.names else f"host-{node_rank}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +60,7 @@ class Worker:
     """One worker: where it sits, what msrun sets for it alone, where it writes."""
 
     rank: int
+    node_rank: int
     host: str
     local_rank: int
     device: Device
@@ -59,20 +90,43 @@ class Table:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """A whole launch. `job` is the token by which its processes are known."""
+    """A whole launch, as one of its hosts sees it.
+
+    job: a token that all its hosts share. workers: those of all hosts, by rank. command,
+    environment: what this host starts, and with what.
+    """
 
     job: str
     device_target: DeviceTarget
     cluster: Cluster
+    node_rank: int
     workers: tuple[Worker, ...]
     command: tuple[str, ...]
     environment: Environment
     table: Table
+    master_addr: str
     master_port: int
     output_dir: Path
     attempt_dir: Path
     grace_seconds: float
+    hang_seconds: float
+    max_restarts: int
     notes: tuple[str, ...]
+
+    @property
+    def token(self) -> str:
+        """What the processes on this host carry, and no others: the sweep goes by it."""
+        return token(self.job, self.node_rank)
+
+    @property
+    def here(self) -> tuple[Worker, ...]:
+        """This host's workers."""
+        return tuple(worker for worker in self.workers if worker.node_rank == self.node_rank)
+
+    @property
+    def has_scheduler(self) -> bool:
+        """Whether msrun starts its scheduler process on this host."""
+        return self.node_rank == 0
 
     @property
     def launch_dir(self) -> Path:
@@ -89,51 +143,99 @@ class Plan:
         return kept | dict(self.environment.set) | {"PATH": path}
 
 
+def port_for(key: str) -> int:
+    """The port of a job on several hosts: the same rule everywhere, so that nobody has to ask.
+
+    Even numbers: the launchers talk on the next one.
+    """
+    return AUTO_PORTS[2 * (zlib.crc32(key.encode()) % (len(AUTO_PORTS) // 2))]
+
+
+def token(job: str, node_rank: int) -> str:
+    """Name the part of a job that one launcher starts; two of them may share a machine."""
+    return f"{job}.{node_rank}"
+
+
 def make_plan(
     config: LaunchConfig,
     machine: Machine,
     *,
+    site: Site,
     output_dir: Path,
     log_dir: Path,
     attempt: int,
-    master_port: int,
     job: str,
     table_text: str | None = None,
     program: tuple[str, ...] = TRAINER,
+    resume: bool = False,
 ) -> Plan:
-    """Decide everything. `table_text` is the content of --rank_table PATH; `program` what runs."""
-    choice = choose(config, machine, table_text)
+    """Decide everything.
+
+    `table_text` is the content of --rank_table PATH, `program` what runs, `resume` whether this
+    attempt goes on from the newest checkpoint of the one before.
+    """
+    choice = choose(config, machine, table_text, nnodes=site.nnodes, node_rank=site.node_rank)
+    cluster = _cluster(choice, site)
     attempt_dir = log_dir / f"attempt-{attempt}"
-    table = _table(config, choice, output_dir / "launch" / "rank_table.json", table_text)
+    table = _table(config, choice, cluster, output_dir / "launch" / "rank_table.json", table_text)
     msrun = (
         str(machine.python.parent / "msrun"),
-        *_msrun_options(choice.cluster, attempt_dir, master_port, table),
+        *_msrun_options(cluster, site, attempt_dir, table),
     )
     # msrun runs the `python` that it finds on PATH: ours, because of `path_first`.
-    worker = ("python", *program, *config.training_flags, "--device_target", choice.target)
+    flags = (*config.training_flags, *(RESUME if resume else ()))
+    worker = ("python", *program, *flags, "--device_target", choice.target)
     return Plan(
         job=job,
         device_target=choice.target,
-        cluster=choice.cluster,
-        workers=_workers(choice.cluster, attempt_dir),
+        cluster=cluster,
+        node_rank=site.node_rank,
+        workers=_workers(cluster, attempt_dir),
         command=(*msrun, *worker),
-        environment=_environment(machine, choice, master_port, job, table),
+        environment=_environment(machine, choice, cluster, site, job, attempt_dir, table),
         table=table,
-        master_port=master_port,
+        master_addr=site.master_addr,
+        master_port=site.master_port,
         output_dir=output_dir,
         attempt_dir=attempt_dir,
         grace_seconds=config.grace_seconds,
-        notes=_notes(machine, table),
+        hang_seconds=config.hang_seconds,
+        max_restarts=config.max_restarts,
+        notes=_notes(machine, choice, site, table),
     )
 
 
-def _table(config: LaunchConfig, choice: Choice, path: Path, given: str | None) -> Table:
-    cluster = choice.cluster
+def _cluster(choice: Choice, site: Site) -> Cluster:
+    """Put this host among the others; those that were not asked are taken to be like it."""
+    here = choice.cluster
+    source = "; ".join(filter(None, (site.source, here.source)))
+    if site.nnodes == 1:
+        return replace(here, source=source)
+    if site.peers is not None:
+        return Cluster(hosts=site.peers, source=source, assumed=here.assumed)
+    unasked = tuple(replace(device, address=None) for device in here.hosts[0].devices)
+    hosts = [
+        here.hosts[0]
+        if node_rank == site.node_rank
+        else Host(name=name, server_id=name[:LONGEST_SERVER_ID], devices=unasked)
+        for node_rank in range(site.nnodes)
+        for name in [site.name(node_rank)]
+    ]
+    return Cluster(hosts=tuple(hosts), source=source, assumed=True)
+
+
+def _table(
+    config: LaunchConfig, choice: Choice, cluster: Cluster, path: Path, given: str | None
+) -> Table:
     text = given or hccl.render(hccl.from_cluster(cluster))
-    found = hccl.faults(text)
+    unknown = [
+        f"{seat.device.physical_id} of {seat.host.name}"
+        for seat in cluster
+        if seat.device.address is None and seat.host.super_pod_id is None
+    ]
+    found = hccl.faults(text, addresses=False if unknown and given is None else None)
     if found:
         raise RankTableError(f"{cluster.source}, {HCCN_CONF}: {'; '.join(found)}")
-    unknown = [seat.device.physical_id for seat in cluster if seat.device.address is None]
     handed, reason = False, ""
     if choice.target == "CPU":
         reason = "CPU workers read none"
@@ -144,16 +246,22 @@ def _table(config: LaunchConfig, choice: Choice, path: Path, given: str | None) 
     elif cluster.assumed:
         reason = "its devices are assumed"
     elif unknown:
-        reason = f"{HCCN_CONF} gives no address of device {listed(unknown)}"
+        reason = (
+            f"neither {HCCN_CONF} nor hccn_tool gives an address of {len(unknown)} devices "
+            f"({', '.join(unknown[:MOST_SHOWN])}{', ...' * (len(unknown) > MOST_SHOWN)})"
+        )
     else:
-        handed, reason = True, "every id and address in it was read from this machine"
+        whose = "this machine" if len(cluster.hosts) == 1 else "its machines"
+        handed, reason = True, f"every id and address in it was read from {whose}"
     return Table(text=text, path=path, handed=handed, reason=reason)
 
 
 def _workers(cluster: Cluster, attempt_dir: Path) -> tuple[Worker, ...]:
+    seats = iter(cluster)
     return tuple(
         Worker(
             rank=seat.rank,
+            node_rank=node_rank,
             host=seat.host.name,
             local_rank=seat.local_rank,
             device=seat.device,
@@ -164,19 +272,20 @@ def _workers(cluster: Cluster, attempt_dir: Path) -> tuple[Worker, ...]:
             },
             log=attempt_dir / f"worker_{seat.rank}.log",
         )
-        for seat in cluster
+        for node_rank, host in enumerate(cluster.hosts)
+        for seat in islice(seats, len(host.devices))
     )
 
 
 def _msrun_options(
-    cluster: Cluster, attempt_dir: Path, master_port: int, table: Table
+    cluster: Cluster, site: Site, attempt_dir: Path, table: Table
 ) -> tuple[str, ...]:
     return (
         f"--worker_num={cluster.world_size}",
         f"--local_worker_num={len(cluster.hosts[0].devices)}",
-        f"--master_addr={SCHEDULER_HOST}",
-        f"--master_port={master_port}",
-        "--node_rank=0",
+        f"--master_addr={site.master_addr}",
+        f"--master_port={site.master_port}",
+        f"--node_rank={site.node_rank}",
         f"--log_dir={attempt_dir}",
         "--join=False",
         f"--cluster_time_out={CLUSTER_TIMEOUT_SECONDS}",
@@ -185,10 +294,20 @@ def _msrun_options(
 
 
 def _environment(
-    machine: Machine, choice: Choice, master_port: int, job: str, table: Table
+    machine: Machine,
+    choice: Choice,
+    cluster: Cluster,
+    site: Site,
+    job: str,
+    attempt_dir: Path,
+    table: Table,
 ) -> Environment:
-    cluster = choice.cluster
-    ours = {"MINDBOOTH_JOB": job, "PYTHONUNBUFFERED": "1"}
+    ours = {
+        "MINDBOOTH_JOB": job,
+        "MINDBOOTH_LAUNCHER": token(job, site.node_rank),
+        "MINDBOOTH_HEARTBEATS": str(attempt_dir),
+        "PYTHONUNBUFFERED": "1",
+    }
     if "OMP_NUM_THREADS" not in machine.environ:
         ours["OMP_NUM_THREADS"] = str(max(1, machine.cores // len(cluster.hosts[0].devices)))
     if choice.visible is not None:
@@ -196,10 +315,10 @@ def _environment(
     by_msrun = {
         "MS_ROLE": "MS_WORKER",
         "MS_WORKER_NUM": str(cluster.world_size),
-        "MS_SCHED_HOST": SCHEDULER_HOST,
-        "MS_SCHED_PORT": str(master_port),
+        "MS_SCHED_HOST": site.master_addr,
+        "MS_SCHED_PORT": str(site.master_port),
         "MS_TOPO_TIMEOUT": str(CLUSTER_TIMEOUT_SECONDS),
-        "MS_NODE_RANK": "0",
+        "MS_NODE_RANK": str(site.node_rank),
         "RANK_SIZE": str(cluster.world_size),
     }
     if table.handed:
@@ -207,9 +326,11 @@ def _environment(
     return Environment(set=ours, path_first=machine.python.parent, unset=UNSET, by_msrun=by_msrun)
 
 
-def _notes(machine: Machine, table: Table) -> tuple[str, ...]:
-    """Say what in the environment is overruled, so that nobody waits for it to act."""
+def _notes(machine: Machine, choice: Choice, site: Site, table: Table) -> tuple[str, ...]:
+    """Say what in the environment is overruled or will bite, so that nobody has to find out."""
     notes = []
+    if site.nnodes > 1 and site.peers is None:
+        notes.append("The other hosts were not asked: they are taken to be like this one.")
     inherited = machine.environ.get("RANK_TABLE_FILE")
     if inherited and not table.handed:
         notes.append(
@@ -220,4 +341,5 @@ def _notes(machine: Machine, table: Table) -> tuple[str, ...]:
         notes.append("MS_SIMULATION_LEVEL in the environment is unset: workers really run.")
     if "OMP_NUM_THREADS" in machine.environ:
         notes.append(f"OMP_NUM_THREADS={machine.environ['OMP_NUM_THREADS']} stays as it was set.")
+    notes += remarks(machine.environ, target=choice.target, several_hosts=site.nnodes > 1)
     return tuple(notes)

@@ -1,6 +1,7 @@
 """The processes of a job, seen through /proc: who carries the token, as which rank.
 
-Every process of a job inherits MINDBOOTH_JOB. Nothing but what carries the token is ever signalled.
+Every process that a launcher starts inherits MINDBOOTH_LAUNCHER, its token. Nothing but what
+carries it is ever signalled; other launchers of the job, on this machine too, have their own.
 Linux only: elsewhere there is neither /proc nor a way to inherit msrun's children.
 """
 
@@ -21,7 +22,7 @@ from mindbooth.ranktable.topology import RankTableError
 from .options import LaunchError
 
 PROC = Path("/proc")
-TOKEN = "MINDBOOTH_JOB"
+TOKEN = "MINDBOOTH_LAUNCHER"
 PR_SET_CHILD_SUBREAPER = 36
 SWEEP_SECONDS = 10.0
 SWEEP_PAUSE_SECONDS = 0.02
@@ -92,6 +93,16 @@ def parse_parent(stat: str) -> int | None:
     return int(fields[1]) if len(fields) > 1 else None
 
 
+def parse_state(stat: str) -> str | None:
+    """Read the state letter from the text of /proc/PID/stat; T is a process that was stopped.
+
+    >>> parse_state("7 (a) b) T 5 7 7 0")
+    'T'
+    """
+    fields = stat.rpartition(")")[2].split()
+    return fields[0] if fields else None
+
+
 def pids() -> set[int]:
     return {int(name) for name in os.listdir(PROC) if name.isdigit()}
 
@@ -114,6 +125,11 @@ def parent(pid: int) -> int | None:
 
 def ignores_term(pid: int) -> bool:
     return ignores(read(pid, "status").decode(errors="replace"), signal.SIGTERM)
+
+
+def is_stopped(pid: int) -> bool:
+    """Whether a signal, SIGSTOP say, has stopped a process."""
+    return parse_state(read(pid, "stat").decode(errors="replace")) == "T"
 
 
 def exists(pid: int | None) -> bool:

@@ -6,7 +6,8 @@ import json
 import shlex
 from collections.abc import Sequence
 
-from .plan import Plan, Worker
+from .options import LaunchConfig
+from .plan import Plan, Site, Worker
 
 SECRET_FLAGS = ("--hub_token",)
 HIDDEN = "***"
@@ -38,16 +39,48 @@ def as_text(plan: Plan) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def command_of_host(config: LaunchConfig, site: Site, node_rank: int) -> str:
+    """The command that another host should run, with what a scheduler gave written out."""
+    options = [
+        *("mindbooth", "launch", "--nnodes", str(site.nnodes), "--node_rank", str(node_rank)),
+        *("--master_addr", site.master_addr, "--master_port", str(site.master_port)),
+    ]
+    if config.nproc_per_node is not None:
+        options += ["--nproc_per_node", str(config.nproc_per_node)]
+    if config.device_target is not None:
+        options += ["--device_target", config.device_target]
+    return shlex.join((*options, "--", *_without_secrets(config.training_flags)))
+
+
+def ssh_as_text(hosts: Sequence[str], commands: Sequence[str]) -> str:
+    """Draw a fan-out by ssh: what each host would be asked to run."""
+    parts = [f"{len(hosts)} hosts by ssh: {', '.join(hosts)}"]
+    parts += [f"{host}\n  {command}" for host, command in zip(hosts, commands, strict=True)]
+    parts.append("What a host then does, mindbooth plan tells there.")
+    return "\n\n".join(parts) + "\n"
+
+
+def ssh_as_json(hosts: Sequence[str], commands: Sequence[str]) -> str:
+    pairs = zip(hosts, commands, strict=True)
+    document = {"hosts": [{"name": host, "command": command} for host, command in pairs]}
+    return json.dumps(document, indent=2) + "\n"
+
+
 def headline(plan: Plan) -> str:
     """Say in one line who trains where, and how we know."""
     count = plan.cluster.world_size
     workers = "1 worker" if count == 1 else f"{count} workers"
     assumed = ", devices assumed" if plan.cluster.assumed else ""
-    hosts = ", ".join(host.name for host in plan.cluster.hosts)
+    names = [host.name for host in plan.cluster.hosts]
+    hosts = f"host {names[0]}" if len(names) == 1 else f"{len(names)} hosts ({_some(names)})"
+    port = str(plan.master_port) if len(names) == 1 else f"{plan.master_port} of {names[0]}"
     return (
-        f"{workers} on {plan.device_target}, host {hosts} ({plan.cluster.source}){assumed}, "
-        f"port {plan.master_port}"
+        f"{workers} on {plan.device_target}, {hosts} ({plan.cluster.source}){assumed}, port {port}"
     )
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names) if len(names) <= 8 else f"{', '.join(names[:3])} ... {names[-1]}"
 
 
 def as_json(plan: Plan) -> str:
@@ -74,6 +107,8 @@ def as_json(plan: Plan) -> str:
             }
             for host in plan.cluster.hosts
         ],
+        "node_rank": plan.node_rank,
+        "master_addr": plan.master_addr,
         "master_port": plan.master_port,
         "command": list(_without_secrets(plan.command)),
         "environment": {
@@ -85,6 +120,7 @@ def as_json(plan: Plan) -> str:
         "workers": [
             {
                 "rank": worker.rank,
+                "node_rank": worker.node_rank,
                 "host": worker.host,
                 "local_rank": worker.local_rank,
                 "physical_id": worker.device.physical_id,
@@ -103,6 +139,8 @@ def as_json(plan: Plan) -> str:
         "attempt_dir": str(plan.attempt_dir),
         "scheduler_log": str(plan.scheduler_log),
         "grace_seconds": plan.grace_seconds,
+        "hang_seconds": plan.hang_seconds,
+        "max_restarts": plan.max_restarts,
         "notes": list(plan.notes),
     }
     return json.dumps(document, indent=2) + "\n"

@@ -1,20 +1,20 @@
-"""How a job ended: statuses of its parts -> one exit status, and what a person needs to read.
+"""How a job ended: what its hosts tell -> one exit status, and what a person needs to read.
 
 The contract: 0 done; 2 a mistake in the input; 75 stopped on request with everything saved; 130
-Ctrl-C; otherwise the first failing worker's own status, 128+n for signal n. Pure.
+Ctrl-C; otherwise the first failing worker's own status, 128+n for signal n; 1 for a lost host and
+for a hang. Pure. What is told here travels between hosts as JSON (`link.py`).
 """
 
 from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 from .follow import input_error, tail
 from .plan import Plan
-from .processes import Member
 
 OK = 0
 FAILED = 1
@@ -22,15 +22,96 @@ BAD_INPUT = 2
 STOPPED = 75
 INTERRUPTED = 130
 TAIL_LINES = 20
+MSRUN, SCHEDULER, HOST = "msrun", "msrun's scheduler", "the host"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Failure:
-    """The first thing that went wrong. `who` is None for msrun; `why` is what we know of it."""
+    """The first thing that went wrong.
 
-    who: Member | None
+    who: a worker's rank, or MSRUN, SCHEDULER or HOST (the launcher there was lost).
+    host: its node rank. why: what we know of it. log, words: the name of its log ("" if it has
+    none) and its last lines. began: training had begun, so a restart goes on from a checkpoint.
+    hung: nothing moves, and every worker is to write its stacks down first.
+    """
+
+    who: int | str
+    host: int
     status: int
     why: str = ""
+    log: str = ""
+    words: tuple[str, ...] = ()
+    hung: bool = False
+
+    def as_json(self) -> dict[str, Any]:
+        return {**vars(self), "words": list(self.words)}
+
+    @classmethod
+    def from_json(cls, told: Mapping[str, Any]) -> Failure:
+        return cls(**{**told, "words": tuple(told["words"])})
+
+    @property
+    def is_bad_input(self) -> bool:
+        return (
+            self.status == BAD_INPUT and len(self.words) == 1 and bool(input_error(self.words[0]))
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How an attempt ended, on one host or on all.
+
+    statuses: by rank. stop: the signal that asked for a stop, if one did. before_start: the stop
+    met workers that had nothing to save. began: checkpoints in the output folder are this job's.
+    """
+
+    statuses: Mapping[int, int] = field(default_factory=dict)
+    failure: Failure | None = None
+    stop: int | None = None
+    before_start: bool = False
+    began: bool = False
+
+    def as_json(self) -> dict[str, Any]:
+        failure = self.failure.as_json() if self.failure else None
+        return {**vars(self), "statuses": list(self.statuses.items()), "failure": failure}
+
+    @classmethod
+    def from_json(cls, told: Mapping[str, Any]) -> Outcome:
+        failure = Failure.from_json(told["failure"]) if told["failure"] else None
+        return cls(**{**told, "statuses": dict(told["statuses"]), "failure": failure})
+
+    @property
+    def status(self) -> int:
+        """The status of every launcher of the job."""
+        statuses = set(self.statuses.values())
+        if self.stop == signal.SIGINT:
+            return INTERRUPTED
+        if self.failure is not None:
+            return self.failure.status
+        if self.before_start or statuses == {STOPPED}:
+            return STOPPED
+        return OK if statuses == {OK} else FAILED
+
+    @property
+    def may_restart(self) -> bool:
+        """Whether another attempt could end better: not after a stop, a mistake or a lost host."""
+        failure = self.failure
+        if failure is None or self.stop is not None:
+            return False
+        return failure.who != HOST and not failure.is_bad_input
+
+
+def together(outcomes: Sequence[Outcome], first: Failure | None) -> Outcome:
+    """Join what the hosts told; `first` is the failure that host 0 heard of before all others."""
+    told = [outcome.failure for outcome in outcomes if outcome.failure]
+    stops = [outcome.stop for outcome in outcomes if outcome.stop is not None]
+    return Outcome(
+        statuses={rank: s for outcome in outcomes for rank, s in outcome.statuses.items()},
+        failure=first or next(iter(told), None),
+        stop=next(iter(stops), None),
+        before_start=any(outcome.before_start for outcome in outcomes),
+        began=any(outcome.began for outcome in outcomes),
+    )
 
 
 def exit_status(wait_status: int) -> int:
@@ -48,66 +129,53 @@ def status_unseen(log: str) -> int:
     return BAD_INPUT if input_error(log) else FAILED
 
 
-def job_status(
-    *,
-    failure: Failure | None,
-    stop: signal.Signals | None,
-    ended: Mapping[Member, int],
-    before_start: bool,
-) -> int:
-    """Decide the launcher's status. `before_start`: a stop met workers that had nothing to save."""
-    workers = [status for who, status in ended.items() if who.rank is not None]
-    if stop is signal.SIGINT:
-        return INTERRUPTED
-    if failure is not None:
-        return failure.status
-    if before_start:
-        return STOPPED
-    if set(workers) == {STOPPED}:
-        return STOPPED
-    return OK if set(workers) == {OK} else FAILED
-
-
-def describe(failure: Failure, plan: Plan, *, log: str, path: Path | None) -> list[str]:
-    """Say who failed, where, how, with which last words; one line for a mistake in the input."""
+def last_words(log: str, status: int) -> tuple[str, ...]:
+    """Choose what of a log tells the cause: its one-line error, or its last lines."""
     line = input_error(log)
-    if line is not None and failure.status == BAD_INPUT:
-        return [line]
-    words = tail(log, TAIL_LINES)
-    source = "its output" if path is None else f"log {path}"
-    return [
-        f"mindbooth: {_who(failure, plan)} {_how(failure)}",
-        f"mindbooth: {source}, last lines:" if words else f"mindbooth: {source}, empty",
-        *(f"  | {text}" for text in words),
-    ]
+    if line is not None and status == BAD_INPUT:
+        return (line,)
+    return tuple(tail(log, TAIL_LINES))
 
 
-def farewell(status: int, *, ended: Mapping[Member, int], before_start: bool) -> list[str]:
+def describe(failure: Failure, plan: Plan) -> list[str]:
+    """Say who failed, where, how, with which last words; one line for a mistake in the input."""
+    if failure.is_bad_input:
+        return list(failure.words)
+    lines = [f"mindbooth: {_who(failure, plan)} {_how(failure)}"]
+    if failure.who != HOST:
+        source = f"log {failure.log}" if failure.log else "its output"
+        lines.append(f"mindbooth: {source}, {'last lines:' if failure.words else 'empty'}")
+    return lines + [f"  | {text}" for text in failure.words]
+
+
+def farewell(outcome: Outcome) -> list[str]:
     """Say what an end other than a failure means."""
-    if status == STOPPED and before_start:
-        return ["mindbooth: stopped before training began, so there was nothing to save"]
-    if status == STOPPED:
-        return ["mindbooth: stopped on request, everything saved"]
-    if status == INTERRUPTED:
+    if outcome.status == INTERRUPTED:
         return ["mindbooth: interrupted"]
-    if OK in ended.values() and STOPPED in ended.values():
-        listed = ", ".join(f"{who}: {code}" for who, code in ended.items())
+    if outcome.failure is not None:
+        return []
+    if outcome.before_start:
+        return ["mindbooth: stopped before training began, so there was nothing to save"]
+    if outcome.status == STOPPED:
+        return ["mindbooth: stopped on request, everything saved"]
+    if outcome.status == FAILED:
+        listed = ", ".join(f"rank {rank}: {status}" for rank, status in outcome.statuses.items())
         return [f"mindbooth: the workers did not leave alike ({listed})"]
     return []
 
 
 def _who(failure: Failure, plan: Plan) -> str:
-    who = failure.who
-    if who is None:
-        return "msrun"
-    if who.rank is None:
-        return f"msrun's scheduler (host {plan.cluster.hosts[0].name})"
-    worker = plan.workers[who.rank]
+    host = plan.cluster.hosts[failure.host].name
+    if isinstance(failure.who, str):
+        return f"host {host}" if failure.who == HOST else f"{failure.who} (host {host})"
     slot = "CPU worker" if plan.device_target == "CPU" else "device"
-    return f"rank {worker.rank} (host {worker.host}, {slot} {worker.device.physical_id})"
+    device = plan.workers[failure.who].device.physical_id
+    return f"rank {failure.who} (host {host}, {slot} {device})"
 
 
 def _how(failure: Failure) -> str:
+    if failure.who == HOST or failure.hung:
+        return failure.why
     status = failure.status
     if status <= 128:
         how = f"ended with status {status}"

@@ -18,10 +18,14 @@ class RankTableError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class Device:
-    """One NPU, or one worker's slot on CPU. `address` is None where it is not known."""
+    """One NPU, or one worker's slot on CPU. `address` is None where it is not known.
+
+    `super_device_id` is the device's number in its super pod (Atlas A3), None outside one.
+    """
 
     physical_id: int
     address: str | None = None
+    super_device_id: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +35,8 @@ class Host:
     name: str
     server_id: str
     devices: tuple[Device, ...]
+    host_ip: str | None = None
+    super_pod_id: str | None = None
 
 
 class Seat(NamedTuple):

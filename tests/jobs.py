@@ -205,9 +205,9 @@ def left(output: Path) -> set[int]:
 
 
 def token(output: Path) -> str:
-    """What tells a launched job's processes from all others."""
+    """What tells a launched job's processes, on its first host, from all others."""
     plan = output / "launch" / "plan.json"
-    return str(json.loads(plan.read_text())["job"])
+    return f"{json.loads(plan.read_text())['job']}.0"
 
 
 def files(folder: Path) -> dict[str, int]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from mindbooth.launch.devices import Machine
 from mindbooth.launch.options import LaunchConfig
-from mindbooth.launch.plan import Plan, make_plan
+from mindbooth.launch.plan import Plan, Site, make_plan
 from mindbooth.ranktable.topology import Device
 
 DESK = Machine(name="desk", devices=(), cores=6, python=Path("/venv/bin/python3"), environ={})
@@ -17,14 +17,19 @@ SERVER = replace(
 )
 
 
-def plan_for(config: LaunchConfig, machine: Machine, table_text: str | None = None) -> Plan:
+ALONE = Site(master_port=23456)
+
+
+def plan_for(
+    config: LaunchConfig, machine: Machine, table_text: str | None = None, site: Site = ALONE
+) -> Plan:
     return make_plan(
         config,
         machine,
+        site=site,
         output_dir=Path("/srv/out"),
         log_dir=Path("/srv/out/launch"),
         attempt=3,
-        master_port=23456,
         job="token",
         table_text=table_text,
     )

@@ -7,8 +7,10 @@ same command and stays in joining until the run is over.
 from __future__ import annotations
 
 import errno
+import faulthandler
 import logging
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -27,6 +29,7 @@ SECONDS_FOR_THE_CAUSE = 10.0
 
 def main(argv: Sequence[str] | None = None, prog: str = "mindbooth train") -> int:
     """Runs a training; returns the exit status."""
+    show_stacks_when_asked()
     keep_torch_out()
     hide_chatter()
     from . import report
@@ -66,6 +69,11 @@ def ended(run: Callable[[], int], stop: StopRequest) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
+
+
+def show_stacks_when_asked() -> None:
+    """At USR2, all threads' Python stacks go to standard error, wherever the process hangs."""
+    faulthandler.register(signal.SIGUSR2, file=2, all_threads=True)
 
 
 def keep_torch_out() -> None:

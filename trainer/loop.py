@@ -25,6 +25,7 @@ from .config import TrainConfig
 from .device import Comm
 from .ema import Ema
 from .errors import NeverFinite
+from .heartbeat import Heart
 from .lora import Adapter
 from .optimizer import AdamW, Optimizer, Segment
 from .phases import Phases
@@ -44,24 +45,24 @@ def train(config: TrainConfig, comm: Comm, stop: StopRequest, environ: Mapping[s
     """Trains an adapter; returns the exit status: 0, 75 if stopped with a checkpoint, or 1 if all
     went well but the upload to the hub."""
     store, token, drawn = runs.place(config, comm, environ)
-    with runs.failures_told(store, token, comm):
-        return _train(config, comm, stop, store, token, drawn)
+    with runs.failures_told(store, token, comm), Heart.of(environ, comm.rank) as heart:
+        return _train(config, comm, stop, heart, store, token, drawn)
 
 
-def _train(config: TrainConfig, comm: Comm, stop: StopRequest, store: Store, token: str,
-           drawn: int) -> int:  # fmt: skip
+def _train(config: TrainConfig, comm: Comm, stop: StopRequest, heart: Heart, store: Store,
+           token: str, drawn: int) -> int:  # fmt: skip
     measured = config.run.profile or config.run.debug
-    phases = Phases(memory.meters() if measured else ())
+    phases = Phases(memory.meters() if measured else (), heart)
     with phases("look at the input"):
         run = runs.look(config, comm, store, token, drawn)
         meeting = run.meeting()
         meeting.at("looked")
     with phases("class images"):
-        prior.fill(config, run.model, comm, meeting, run.dtype)
+        prior.fill(config, run.model, comm, meeting, run.dtype, heart)
         run = runs.with_class_images(run)
     with phases("encode"):
         precompute.fill(run.needed, run.model, store, comm, meeting, dtype=run.dtype,
-                        run_token=token)  # fmt: skip
+                        run_token=token, heart=heart)  # fmt: skip
     with phases("load the models"):
         models = trained.load(run)
         adapter = Adapter(models.models, seed=run.seed)
@@ -72,7 +73,8 @@ def _train(config: TrainConfig, comm: Comm, stop: StopRequest, store: Store, tok
     run.begin()
     factor, source = _factor(run), trained.source(run, models)
     batches_of = trained.batches(run, source)
-    validation = Validation(run, models.models["unet"], meeting, trained.embedder(run, models))
+    embed = trained.embedder(run, models)
+    validation = Validation(run, models.models["unet"], meeting, embed, heart)
     _tell_start(run, adapter, first)
     if config.run.debug:
         debug.watch(models.models)
@@ -83,10 +85,13 @@ def _train(config: TrainConfig, comm: Comm, stop: StopRequest, store: Store, tok
             lora.seed_dropout(run.seed, first, comm.rank)
             step.prepare(batches_of(first)[0])
             meeting.at("compiled")
+            heart.begin()
         done, stopped, made = first, False, None
         with (
             Metrics(run, first) as metrics,
-            Progress("update", run.updates, unit="update", done=first, show=comm.rank == 0) as bar,
+            Progress(
+                "update", run.updates, unit="update", done=first, show=comm.rank == 0, heart=heart
+            ) as bar,
             Prefetch(batches_of, range(first, run.updates)) as feed,
         ):
             for update, batches in enumerate(feed, start=first):
@@ -113,7 +118,8 @@ def _train(config: TrainConfig, comm: Comm, stop: StopRequest, store: Store, tok
                     with phases("validation pictures"), _as_used(run, step):
                         made = validation.make(done)
                     trackers.pictures(made)
-        uploaded = _finish(run, made) if finished else True
+        with phases("finish"):
+            uploaded = _finish(run, made) if finished else True
         if not finished and comm.rank == 0:
             log.info("Stopped on request after %d updates. To go on, give the same command again "
                      "with --resume_from_checkpoint latest.", done)  # fmt: skip

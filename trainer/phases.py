@@ -1,6 +1,7 @@
 """The phases of a run: how long each takes, and what memory it leaves behind and needs at its most.
 
-`loop.py` times each phase with `with phases("name"):`; the table is for --profile and --debug.
+`loop.py` times each phase with `with phases("name"):`; the table is for --profile and --debug, and
+the heartbeat tells the launcher each phase as it begins.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+from .heartbeat import Heart
 from .memory import Meter
 
 
@@ -26,13 +28,15 @@ class Phase:
 class Phases:
     """One phase at a time, by name, in the order of their first use; a phase may come again."""
 
-    def __init__(self, meters: Sequence[Meter] = ()) -> None:
+    def __init__(self, meters: Sequence[Meter] = (), heart: Heart | None = None) -> None:
         self.phases: dict[str, Phase] = {}
         self._meters = meters
+        self._heart = heart or Heart()
 
     @contextlib.contextmanager
     def __call__(self, name: str) -> Iterator[None]:
         """Measures what is inside the `with`."""
+        self._heart.phase(name)
         for meter in self._meters:
             meter.reset()
         began = time.perf_counter()

@@ -30,6 +30,7 @@ from mindbooth.data.meeting import Meeting
 from . import device, sdxl
 from .config import DataConfig
 from .device import Comm
+from .heartbeat import Heart
 from .report import Progress
 from .sdxl import Model
 
@@ -104,13 +105,13 @@ def plan(examples: Sequence[Example], class_examples: Sequence[Example], prompts
 
 
 def fill(needed: Needed, model: Model, store: Store, comm: Comm, meeting: Meeting, *,
-         dtype: ms.Type, run_token: str) -> None:  # fmt: skip
+         dtype: ms.Type, run_token: str, heart: Heart | None = None) -> None:  # fmt: skip
     """Encodes every `comm.size`-th missing entry, and waits for the others."""
     absent = set(store.missing(needed.keys, verify=True))
     mine = [key for key in needed.keys[comm.rank :: comm.size] if key in absent]
     if mine:
         store.ensure_writable()
-        _encode(mine, needed, model, store, dtype)
+        _encode(mine, needed, model, store, dtype, heart)
     store.wait(sorted(absent), run_token=run_token)
     meeting.at("encoded")
     made = int(comm.sum(np.array([len(mine)]))[0])
@@ -138,11 +139,10 @@ def repairer(needed: Needed, model: Model, store: Store, dtype: ms.Type) -> Call
     return again
 
 
-def _encode(
-    keys: Sequence[str], needed: Needed, model: Model, store: Store, dtype: ms.Type
-) -> None:
+def _encode(keys: Sequence[str], needed: Needed, model: Model, store: Store, dtype: ms.Type,
+            heart: Heart | None = None) -> None:  # fmt: skip
     makers: dict[str, Callable[[str], None]] = {}
-    with Progress("encoding", len(keys), unit="entry") as progress:
+    with Progress("encoding", len(keys), unit="entry", heart=heart) as progress:
         for key in keys:
             kind = "picture" if key in needed.pictures else "prompt"
             if kind not in makers:

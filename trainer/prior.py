@@ -24,6 +24,7 @@ from mindbooth.data.meeting import Meeting
 from . import sdxl
 from .config import TrainConfig
 from .device import Comm
+from .heartbeat import Heart
 from .report import Progress
 from .sample import GUIDANCE, Embeddings, Sampler
 from .sdxl import Model
@@ -34,7 +35,8 @@ log = logging.getLogger(__name__)
 STEPS = 50
 
 
-def fill(config: TrainConfig, model: Model, comm: Comm, meeting: Meeting, dtype: ms.Type) -> None:
+def fill(config: TrainConfig, model: Model, comm: Comm, meeting: Meeting, dtype: ms.Type,
+         heart: Heart | None = None) -> None:  # fmt: skip
     """Makes what is missing, and returns when this rank sees all of it; nothing without
     --with_prior_preservation. For ranks that have just met.
 
@@ -60,7 +62,7 @@ def fill(config: TrainConfig, model: Model, comm: Comm, meeting: Meeting, dtype:
         class_images.ensure_writable(folder)
         if prior.prior_generation_precision is not None:
             dtype = sdxl.DTYPES[prior.prior_generation_precision]
-        _make(mine, folder, origin, model, dtype, batch=prior.sample_batch_size)
+        _make(mine, folder, origin, model, dtype, batch=prior.sample_batch_size, heart=heart)
         gc.collect()
     meeting.at("class images")
     class_images.wait(folder, count)
@@ -84,11 +86,11 @@ def _tell(folder: Path, missing: int, count: int, origin: Origin) -> None:
 
 
 def _make(numbers: Sequence[int], folder: Path, origin: Origin, model: Model, dtype: ms.Type, *,
-          batch: int) -> None:  # fmt: skip
+          batch: int, heart: Heart | None) -> None:  # fmt: skip
     prompt, negative = _embeddings(origin.prompt, model, dtype)
     gc.collect()  # the text encoders go before the UNet comes
-    sampler = Sampler(model, sdxl.load_unet(model, dtype), dtype)
-    with Progress("class images", len(numbers), unit="picture") as progress:
+    sampler = Sampler(model, sdxl.load_unet(model, dtype), dtype, heart)
+    with Progress("class images", len(numbers), unit="picture", heart=heart) as progress:
         for first in range(0, len(numbers), batch):
             some = numbers[first : first + batch]
             pictures = sampler.pictures(

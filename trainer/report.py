@@ -23,6 +23,8 @@ from tqdm import tqdm
 
 from mindbooth.data.atomic import replace_file
 
+from .heartbeat import Heart
+
 if TYPE_CHECKING:
     from .run import Run
 
@@ -51,13 +53,15 @@ def versions() -> dict[str, str]:
 
 
 class Progress:
-    """A bar on a terminal, else a log line every few seconds and at the end.
+    """A bar on a terminal, else a log line every few seconds and at the end; and in the heartbeat.
 
     Use as a context manager; `advance()` after each unit of work.
     """
 
-    def __init__(self, what: str, total: int, *, unit: str, done: int = 0, show: bool = True):
+    def __init__(self, what: str, total: int, *, unit: str, done: int = 0, show: bool = True,
+                 heart: Heart | None = None) -> None:  # fmt: skip
         self._what, self._total, self._unit = what, total, unit
+        self._heart = heart or Heart()
         self._done = self._first = done
         self._bar = sys.stderr.isatty() and show
         self._lines = show and not self._bar
@@ -70,6 +74,7 @@ class Progress:
     def advance(self, **figures: str) -> None:
         """One unit is done; `figures` are shown behind it."""
         self._done += 1
+        self._heart.advance(figures)
         if self._bar:
             self._tqdm.set_postfix(figures, refresh=False)
             self._tqdm.update()
@@ -80,9 +85,11 @@ class Progress:
             log.info("%s", self._line(now - self._began, figures))
 
     def __enter__(self) -> Progress:
+        self._heart.count(self._what, self._unit, self._first, self._total)
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._heart.counted()
         self._tqdm.close()
 
     def _line(self, elapsed: float, figures: Mapping[str, str]) -> str:

@@ -18,6 +18,7 @@ from PIL import Image
 
 from . import sdxl
 from .device import Comm
+from .heartbeat import Heart
 from .report import Progress
 from .sdxl import Model
 
@@ -39,9 +40,11 @@ class Shot:
 class Sampler:
     """Makes pictures with a UNet."""
 
-    def __init__(self, model: Model, unet: nn.Cell, dtype: ms.Type) -> None:
+    def __init__(self, model: Model, unet: nn.Cell, dtype: ms.Type,
+                 heart: Heart | None = None) -> None:  # fmt: skip
         self.pipeline = sdxl.bare_pipeline(model, unet)
         self.dtype = dtype
+        self._heart = heart or Heart()
 
     def pictures(self, prompt: Embeddings, negative: Embeddings, seeds: Sequence[int], *,
                  size: tuple[int, int], steps: int = STEPS,
@@ -58,7 +61,8 @@ class Sampler:
         """
         mine = range(comm.rank, len(shots), comm.size)
         sheet = np.zeros((len(shots), *size, 3), np.float32)
-        with Progress("pictures", len(mine), unit="picture", show=comm.rank == 0) as progress:
+        with Progress("pictures", len(mine), unit="picture", show=comm.rank == 0,
+                      heart=self._heart) as progress:  # fmt: skip
             for first in range(0, len(mine), AT_ONCE):
                 some = mine[first : first + AT_ONCE]
                 made = self._batch(
@@ -92,8 +96,13 @@ class Sampler:
             num_inference_steps=steps,
             guidance_scale=guidance,
             output_type="latent",
+            callback_on_step_end=self._after_a_step,
         )[0]
         return decode(pipeline.vae, latents)
+
+    def _after_a_step(self, *_: Any) -> dict[str, Any]:
+        self._heart.beat()
+        return {}
 
     def _stack(self, embeddings: Sequence[Embeddings], name: str) -> Tensor:
         return Tensor(np.stack([each[name] for each in embeddings])).astype(self.dtype)

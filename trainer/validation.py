@@ -21,6 +21,7 @@ from mindbooth.data.atomic import replace_file
 from mindbooth.data.meeting import Meeting
 
 from . import report
+from .heartbeat import Heart
 from .run import Run
 from .sample import Embeddings, Sampler, Shot
 
@@ -58,8 +59,10 @@ class Validation:
     """
 
     def __init__(self, run: Run, unet: nn.Cell, meeting: Meeting,
-                 embed: Callable[[str], Embeddings]) -> None:  # fmt: skip
+                 embed: Callable[[str], Embeddings],
+                 heart: Heart | None = None) -> None:  # fmt: skip
         self._run, self._unet, self._meeting, self._embed = run, unet, meeting, embed
+        self._heart = heart
         self.prompts = tuple(run.config.output.validation_prompt or ())
         self._sampler: Sampler | None = None
 
@@ -82,7 +85,7 @@ class Validation:
             return None
         run = self._run
         if self._sampler is None:
-            self._sampler = Sampler(run.model, self._unet, run.dtype)
+            self._sampler = Sampler(run.model, self._unet, run.dtype, self._heart)
         count = run.config.output.num_validation_images
         seeds = tuple(run.seed + i for i in range(count))
         embeddings = [self._embed(prompt) for prompt in self.prompts]

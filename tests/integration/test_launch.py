@@ -55,7 +55,7 @@ class Run:
         return self.process.returncode
 
     def left(self) -> set[int]:
-        return carriers(str(self.plan["job"]))
+        return carriers(f"{self.plan['job']}.0")
 
 
 Start = Callable[..., Run]

@@ -14,7 +14,7 @@ import pytest
 import seed_document
 from jobs import Flags
 
-from mindbooth.launch.commands import free_port
+from mindbooth.launch.surroundings import free_port
 
 SCRIPT = Path(__file__).parents[2] / "train_dreambooth_lora_sdxl.py"
 STEPS = 3

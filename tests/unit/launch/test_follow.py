@@ -1,3 +1,12 @@
+import fcntl
+import logging
+import os
+import struct
+import subprocess
+import sys
+import termios
+from collections.abc import Iterator
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 
@@ -14,6 +23,8 @@ from mindbooth.launch.follow import (
     read_tail,
     tail,
 )
+from mindbooth.launch.heartbeats import Beat
+from mindbooth.trainer.report import Progress
 
 CHATTER = "[WARNING] DISTRIBUTED(58,7f8da39efb80,python):2026-01-01-00:00:00.000.001 [a.cc:1] x] y"
 
@@ -36,6 +47,20 @@ def test_bytes_that_are_no_text_do_not_stop_the_following() -> None:
 def test_the_terminal_does_not_get_chatter_or_input_errors() -> None:
     lines = ["INFO step 1", CHATTER, "mindbooth: error: no such folder.", "[ERROR] ME(1:2): bad"]
     assert Screen().show(lines, now=0) == ["INFO step 1", "[ERROR] ME(1:2): bad"]
+
+
+def test_the_terminal_does_not_get_the_stacks_that_were_asked_for() -> None:
+    sleeper = (
+        "import faulthandler, os, signal, threading\n"
+        "faulthandler.register(signal.SIGUSR2, file=1)\n"
+        "threading.Thread(target=threading.Event().wait, daemon=True).start()\n"
+        "print('INFO a', flush=True); os.kill(os.getpid(), signal.SIGUSR2); print('INFO b')"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", sleeper], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert run.stdout.count("most recent call first") == 2
+    assert Screen().show(run.stdout.splitlines(), now=0) == ["INFO a", "INFO b"]
 
 
 def test_a_traceback_waits_for_the_end_of_its_worker() -> None:
@@ -76,6 +101,158 @@ def test_a_terminal_that_is_gone_is_no_error() -> None:
     terminal.show("line")
     terminal.say("last")
     assert err.getvalue() == "last\n"
+
+
+BEAT = Beat(
+    phase="updates", phases=5, what="update", unit="update", first=0, done=12, total=300, since=0.0,
+    figures={"loss": "0.1234"}, updates=12, began=True, time=6.0,
+)  # fmt: skip
+NEXT = replace(BEAT, done=13, updates=13, time=6.5)
+TOLD = "[0] INFO update 12/300, loss 0.1234, lr 1.00e-04, 2.31 update/s, 02:04 left"
+
+
+class Pty:
+    """A real terminal, and what it shows of what was written to it."""
+
+    def __init__(self, columns: int) -> None:
+        self.master, slave = os.openpty()
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+        os.set_blocking(self.master, False)
+        self.file = os.fdopen(slave, "w", encoding="utf-8")
+        self.written = ""
+
+    def shown(self) -> list[str]:
+        """The lines on the screen: a carriage return goes back, and what comes is written over."""
+        try:
+            while piece := os.read(self.master, 1 << 16):
+                self.written += piece.decode()
+        except BlockingIOError:
+            pass
+        lines = []
+        for row in self.written.split("\r\n"):
+            line = ""
+            for part in row.split("\r"):
+                line = part + line[len(part) :]
+            lines.append(line.rstrip())
+        return lines
+
+
+@pytest.fixture(params=[100, 40, 0], ids=lambda columns: f"{columns} columns")
+def pty(request: pytest.FixtureRequest) -> Iterator[Pty]:
+    pty = Pty(request.param)
+    yield pty
+    pty.file.close()
+    os.close(pty.master)
+
+
+def test_a_bar_stands_below_the_lines_that_scroll(pty: Pty) -> None:
+    terminal = Terminal(out=pty.file, err=pty.file)
+    terminal.show("[1] first")
+    terminal.progress(BEAT, now=6.0)
+    terminal.show("[1] INFO second")
+    terminal.say("mindbooth: third")
+    terminal.progress(NEXT, now=6.5)
+    *lines, bar, rest = [*pty.shown(), ""]
+    assert lines == ["[1] first", "[1] INFO second", "mindbooth: third"]
+    assert bar.startswith("update:   4%|")
+    assert rest == ""
+
+
+@pytest.mark.parametrize("pty", [100], indirect=True)
+def test_the_bar_tells_rate_time_left_and_figures(pty: Pty) -> None:
+    Terminal(out=pty.file, err=pty.file).progress(BEAT, now=7.2)
+    (bar,) = pty.shown()
+    assert bar.endswith("| 12/300 [00:07<02:24,  2.00update/s, loss=0.1234]")
+    assert len(bar) == 99
+
+
+@pytest.mark.parametrize("pty", [100], indirect=True)
+def test_the_rate_of_a_resumed_run_is_that_of_its_own_updates(pty: Pty) -> None:
+    Terminal(out=pty.file, err=pty.file).progress(replace(BEAT, first=9), now=6.0)
+    assert " 2.00s/update" in pty.shown()[0]
+
+
+def test_the_last_bar_stays_and_the_report_comes_below_it(pty: Pty) -> None:
+    terminal = Terminal(out=pty.file, err=pty.file)
+    terminal.progress(BEAT, now=6.0)
+    terminal.close()
+    terminal.close()
+    terminal.say("mindbooth: rank 1 ended")
+    bar, report, rest = pty.shown()
+    assert bar.startswith("update:   4%|")
+    assert (report, rest) == ("mindbooth: rank 1 ended", "")
+
+
+def test_progress_lines_of_rank_0_give_way_to_the_bar(pty: Pty) -> None:
+    terminal = Terminal(out=pty.file, err=pty.file)
+    terminal.show(TOLD)
+    terminal.progress(BEAT, now=6.0)
+    for line in (TOLD, "[1]" + TOLD[3:], "[0] INFO Pictures after update 12: samples/12/3.png"):
+        terminal.show(line)
+    terminal.close()
+    terminal.show(TOLD)
+    kept = [line for line in pty.shown() if not line.startswith("update: ")]
+    assert kept == [
+        TOLD, "[1]" + TOLD[3:], "[0] INFO Pictures after update 12: samples/12/3.png", TOLD, "",
+    ]  # fmt: skip
+
+
+def test_a_progress_line_is_known_as_the_trainer_writes_it(
+    pty: Pty, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO):
+        for what, total, figures in (("update", 1, {"loss": "0.1"}), ("class images", 1, {})):
+            with Progress(what, total, unit="picture") as progress:
+                progress.advance(**figures)
+    terminal = Terminal(out=pty.file, err=pty.file)
+    terminal.progress(BEAT, now=6.0)
+    for message in caplog.messages:
+        terminal.show(f"[0] INFO {message}")
+    assert len(caplog.messages) == 2
+    assert len(pty.shown()) == 1
+
+
+def test_on_the_way_to_the_first_update_the_bar_is_the_phase_and_its_time(pty: Pty) -> None:
+    terminal = Terminal(out=pty.file, err=pty.file)
+    encoded = replace(BEAT, phase="compile", what="encoding", done=9, total=9, updates=None)
+    terminal.progress(encoded, now=6.0)
+    terminal.progress(encoded, now=81.0)
+    assert pty.shown() == ["compile [01:15]"]
+
+
+def test_a_shorter_bar_leaves_nothing_of_a_longer_one(pty: Pty) -> None:
+    terminal = Terminal(out=pty.file, err=pty.file)
+    terminal.progress(BEAT, now=6.0)
+    terminal.progress(replace(BEAT, what="", phase="finish"), now=6.0)
+    terminal.show("line")
+    assert pty.shown() == ["line", "finish [00:00]"]
+
+
+def test_where_there_is_no_terminal_there_is_no_bar() -> None:
+    out = StringIO()
+    terminal = Terminal(out=out, err=out)
+    terminal.progress(BEAT, now=6.0)
+    terminal.show(TOLD)
+    terminal.close()
+    assert out.getvalue() == TOLD + "\n"
+
+
+def test_a_terminal_that_goes_away_under_the_bar_is_no_error() -> None:
+    pty = Pty(80)
+    terminal = Terminal(out=pty.file, err=StringIO())
+    terminal.progress(BEAT, now=6.0)
+    os.close(pty.master)
+    terminal.progress(NEXT, now=6.5)
+    terminal.show("line")
+    terminal.close()
+
+
+def test_tqdm_is_not_loaded_where_no_bar_is_shown() -> None:
+    program = "import sys, mindbooth.launch.follow; print('tqdm' in sys.modules)"
+    run = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert run.stdout == "False\n"
 
 
 def test_the_tail_leaves_chatter_out_unless_there_is_nothing_else() -> None:

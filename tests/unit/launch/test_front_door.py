@@ -11,7 +11,8 @@ import pytest
 
 from mindbooth.launch import options
 from mindbooth.launch.__main__ import COMMANDS, main
-from mindbooth.launch.commands import free_port, is_free
+from mindbooth.launch.preflight import holder as holder_of
+from mindbooth.launch.surroundings import free_port
 
 HELP = Path(__file__).with_name("help.txt")
 QUICK = {
@@ -109,7 +110,7 @@ def test_a_port_that_is_taken_is_passed_over() -> None:
     with socket.socket() as holder:
         holder.bind(("127.0.0.1", port))
         holder.listen()
-        assert not is_free(port)
+        assert holder_of("127.0.0.1", port) is not None
         assert free_port("key") != port
 
 

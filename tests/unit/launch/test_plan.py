@@ -1,15 +1,16 @@
 import json
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from machines import DESK, SERVER, plan_for
 
-from mindbooth.launch.options import LaunchConfig
-from mindbooth.launch.plan import TRAINER, make_plan
+from mindbooth.launch.options import LaunchConfig, LaunchError
+from mindbooth.launch.plan import AUTO_PORTS, TRAINER, Site, make_plan, port_for
 from mindbooth.ranktable import hccl
 from mindbooth.ranktable.placement import Placement
-from mindbooth.ranktable.topology import Device, RankTableError
+from mindbooth.ranktable.topology import Cluster, Device, Host, RankTableError
 
 EIGHT = LaunchConfig(device_target="Ascend", nproc_per_node=8)
 
@@ -49,7 +50,7 @@ def test_another_program_can_stand_in_the_trainers_place() -> None:
             output_dir=Path("/o"),
             log_dir=Path("/o/launch"),
             attempt=1,
-            master_port=23456,
+            site=Site(master_port=23456),
             job="token",
             program=program,
         ).command
@@ -82,6 +83,8 @@ def test_the_environment_of_workers_is_made_from_the_inherited_one() -> None:
         "HOME": "/root",
         "PATH": "/venv/bin:/usr/bin",
         "MINDBOOTH_JOB": "token",
+        "MINDBOOTH_LAUNCHER": "token.0",
+        "MINDBOOTH_HEARTBEATS": "/srv/out/launch/attempt-3",
         "PYTHONUNBUFFERED": "1",
         "OMP_NUM_THREADS": "48",
         "ASCEND_RT_VISIBLE_DEVICES": "4,5,6,7",
@@ -115,7 +118,7 @@ NO_ADDRESSES = replace(SERVER, devices=tuple(Device(physical_id=i) for i in rang
     [
         (LaunchConfig(), SERVER, True, "every id and address in it was read from this machine"),
         (LaunchConfig(rank_table="off"), SERVER, False, "--rank_table off"),
-        (LaunchConfig(devices=(0, 1)), NO_ADDRESSES, False, "no address of device 0,1"),
+        (LaunchConfig(devices=(0, 1)), NO_ADDRESSES, False, "gives an address of 2 devices"),
         (EIGHT, DESK, False, "its devices are assumed"),
         (LaunchConfig(), DESK, False, "CPU workers read none"),
     ],
@@ -158,3 +161,117 @@ def test_addresses_that_cannot_be_right_are_told() -> None:
     twins = tuple(Device(physical_id=i, address="192.168.0.1") for i in range(2))
     with pytest.raises(RankTableError, match=r"/etc/hccn.conf: .*'192.168.0.1' stands at"):
         plan_for(LaunchConfig(), replace(SERVER, devices=twins))
+
+
+SECOND = Site(
+    master_addr="10.0.0.1",
+    master_port=23456,
+    nnodes=3,
+    node_rank=1,
+    names=("n0", "n1", "n2"),
+    source="slurm job 7",
+)
+
+
+def peers(count: int) -> tuple[Host, ...]:
+    return tuple(
+        Host(
+            name=f"n{i}",
+            server_id=f"10.0.0.{i + 1}",
+            devices=tuple(
+                Device(physical_id=d, address=f"192.168.{i}.{d + 1}") for d in range(count)
+            ),
+        )
+        for i in range(3)
+    )
+
+
+def test_one_of_several_hosts_starts_its_own_workers_only() -> None:
+    plan = plan_for(LaunchConfig(nproc_per_node=2), DESK, site=SECOND)
+    assert plan.command[1:6] == (
+        "--worker_num=6",
+        "--local_worker_num=2",
+        "--master_addr=10.0.0.1",
+        "--master_port=23456",
+        "--node_rank=1",
+    )
+    assert [worker.rank for worker in plan.here] == [2, 3]
+    assert [worker.host for worker in plan.workers] == ["n0", "n0", "desk", "desk", "n2", "n2"]
+    assert plan.cluster.source == "slurm job 7; --nproc_per_node 2"
+    assert not plan.has_scheduler
+    assert plan.token == "token.1"
+    for worker in plan.here:
+        placed = Placement.from_environ({**plan.environment.by_msrun, **worker.environment})
+        assert (placed.rank, placed.world_size, placed.local_rank) == (
+            worker.rank,
+            6,
+            worker.local_rank,
+        )
+
+
+def test_hosts_that_were_not_asked_are_assumed_and_said_to_be() -> None:
+    plan = plan_for(LaunchConfig(), SERVER, site=SECOND)
+    assert plan.cluster.assumed
+    assert not plan.table.handed
+    assert "not asked" in plan.notes[0]
+
+
+def test_what_the_hosts_told_makes_one_table_on_all_of_them() -> None:
+    sites = [replace(SECOND, node_rank=i, peers=peers(8)) for i in range(3)]
+    plans = [plan_for(LaunchConfig(), SERVER, site=site) for site in sites]
+    assert len({plan.table.text for plan in plans}) == 1
+    assert {plan.table.handed for plan in plans} == {True}
+    assert plans[2].cluster.world_size == 24
+    assert hccl.faults(plans[0].table.text) == []
+
+
+def test_without_addresses_several_hosts_meet_without_a_table() -> None:
+    hosts = tuple(replace(host, devices=(Device(physical_id=0),)) for host in peers(1))
+    machine = replace(SERVER, devices=(Device(physical_id=0),))
+    plan = plan_for(LaunchConfig(), machine, site=replace(SECOND, peers=hosts))
+    assert not plan.table.handed
+    assert "0 of n0, 0 of n1, 0 of n2" in plan.table.reason
+
+
+def test_a_given_table_tells_each_host_its_devices() -> None:
+    cluster = Cluster(hosts=peers(2), source="", assumed=False)
+    text = hccl.render(hccl.from_cluster(cluster))
+    config = LaunchConfig(rank_table=Path("t.json"))
+    site = replace(SECOND, peers=peers(2))
+    plan = plan_for(config, SERVER, table_text=text, site=site)
+    assert [worker.device.physical_id for worker in plan.here] == [0, 1]
+    assert plan.table.text == text
+    with pytest.raises(LaunchError, match="names 3 servers, but the job has 2 hosts"):
+        plan_for(config, SERVER, table_text=text, site=replace(site, nnodes=2))
+
+
+def test_a_restart_goes_on_from_the_newest_checkpoint() -> None:
+    plan = make_plan(
+        LaunchConfig(training_flags=("--resume_from_checkpoint", "out/checkpoint-5")),
+        DESK,
+        site=Site(master_port=23456),
+        output_dir=Path("/o"),
+        log_dir=Path("/o/launch"),
+        attempt=2,
+        job="token",
+        resume=True,
+    )
+    assert plan.command[-6:-2] == (
+        *("--resume_from_checkpoint", "out/checkpoint-5"),
+        *("--resume_from_checkpoint", "latest"),
+    )
+
+
+def test_the_port_follows_from_the_job_and_leaves_the_next_one_free() -> None:
+    ports = {port_for(f"slurm {job}") for job in range(2000)}
+    assert port_for("slurm 7") == port_for("slurm 7")
+    assert len(ports) > 1500
+    assert all(port in AUTO_PORTS and port % 2 == 0 for port in ports)
+
+
+def test_a_thousand_hosts_are_planned_in_a_moment() -> None:
+    many = replace(SECOND, nnodes=1024, node_rank=1023, names=tuple(f"n{i}" for i in range(1024)))
+    start = time.process_time()
+    plan = plan_for(LaunchConfig(), SERVER, site=many)
+    assert plan.here[0].rank == 1023 * 8
+    assert time.process_time() - start < 2

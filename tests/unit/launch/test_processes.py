@@ -10,7 +10,7 @@ from mindbooth.launch import processes
 from mindbooth.launch.processes import SCHEDULER, Member, member, parse_environ, parse_parent
 
 WORKER = {
-    "MINDBOOTH_JOB": "t",
+    "MINDBOOTH_LAUNCHER": "t",
     "MS_ROLE": "MS_WORKER",
     "RANK_ID": "1",
     "RANK_SIZE": "2",
@@ -35,7 +35,7 @@ def test_environ_comes_back_whole() -> None:
     [
         ({}, Member(rank=1)),
         ({"MS_ROLE": "MS_SCHED", "RANK_ID": "0"}, SCHEDULER),
-        ({"MINDBOOTH_JOB": "other"}, None),
+        ({"MINDBOOTH_LAUNCHER": "other"}, None),
         ({"RANK_ID": "not yet"}, None),
     ],
 )
@@ -46,7 +46,7 @@ def test_a_process_is_known_by_its_environment(
 
 
 def test_msrun_itself_is_no_member() -> None:
-    assert member({"MINDBOOTH_JOB": "t"}, "t") is None
+    assert member({"MINDBOOTH_LAUNCHER": "t"}, "t") is None
 
 
 def test_a_parent_is_read_whatever_the_process_is_called() -> None:
@@ -66,7 +66,7 @@ def test_an_ignored_signal_is_read_from_the_mask(mask: str, ignored: bool) -> No
 @pytest.fixture
 def carrier() -> Iterator[subprocess.Popen[bytes]]:
     command = [sys.executable, "-S", "-c", SLEEP]
-    env = {"MINDBOOTH_JOB": f"test-{os.getpid()}"}
+    env = {"MINDBOOTH_LAUNCHER": f"test-{os.getpid()}"}
     with subprocess.Popen(command, env=env, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stdout.read(2) == b"up"

@@ -1,15 +1,27 @@
 import signal
-from pathlib import Path
 
 import pytest
 from machines import DESK, SERVER, plan_for
 
 from mindbooth.launch.options import LaunchConfig
-from mindbooth.launch.processes import SCHEDULER, Member
-from mindbooth.launch.verdict import Failure, describe, exit_status, farewell, job_status
+from mindbooth.launch.verdict import (
+    HOST,
+    MSRUN,
+    SCHEDULER,
+    Failure,
+    Outcome,
+    describe,
+    exit_status,
+    farewell,
+    last_words,
+    together,
+)
 
-ZERO, ONE = Member(rank=0), Member(rank=1)
-TERM, INT = signal.SIGTERM, signal.SIGINT
+TERM, INT = int(signal.SIGTERM), int(signal.SIGINT)
+
+
+def failure(who: int | str, status: int, **more: object) -> Failure:
+    return Failure(who=who, host=0, status=status, **more)  # type: ignore
 
 
 @pytest.mark.parametrize(
@@ -20,97 +32,124 @@ def test_statuses_are_what_a_shell_would_say(wait_status: int, status: int) -> N
 
 
 @pytest.mark.parametrize(
-    ("ended", "failure", "stop", "before_start", "status"),
+    ("outcome", "status"),
     [
-        ({ZERO: 0, ONE: 0}, None, None, False, 0),
-        ({ZERO: 0, ONE: 0, SCHEDULER: 1}, None, None, False, 0),
-        ({ZERO: 0, ONE: 0}, None, TERM, False, 0),
-        ({ZERO: 75, ONE: 75}, None, TERM, False, 75),
-        ({ZERO: 75, ONE: 75}, None, None, False, 75),
-        ({ZERO: 75, ONE: 0}, None, TERM, False, 1),
-        ({ZERO: 75, ONE: 137}, Failure(who=ONE, status=137), TERM, False, 137),
-        ({}, None, TERM, True, 75),
-        ({}, None, INT, True, 130),
-        ({ZERO: 75, ONE: 75}, None, INT, False, 130),
-        ({ONE: 3, ZERO: 143}, Failure(who=ONE, status=3), None, False, 3),
-        ({ONE: 2, ZERO: 2}, Failure(who=ONE, status=2), None, False, 2),
-        ({}, Failure(who=None, status=1), None, False, 1),
-        ({SCHEDULER: 1}, Failure(who=SCHEDULER, status=1), None, False, 1),
+        (Outcome(statuses={0: 0, 1: 0}), 0),
+        (Outcome(statuses={0: 0, 1: 0}, stop=TERM), 0),
+        (Outcome(statuses={0: 75, 1: 75}, stop=TERM), 75),
+        (Outcome(statuses={0: 75, 1: 75}), 75),
+        (Outcome(statuses={0: 75, 1: 0}, stop=TERM), 1),
+        (Outcome(statuses={0: 75, 1: 137}, failure=failure(1, 137), stop=TERM), 137),
+        (Outcome(stop=TERM, before_start=True), 75),
+        (Outcome(stop=INT, before_start=True), 130),
+        (Outcome(statuses={0: 75, 1: 75}, stop=INT), 130),
+        (Outcome(statuses={1: 3, 0: 143}, failure=failure(1, 3)), 3),
+        (Outcome(statuses={1: 2, 0: 2}, failure=failure(1, 2)), 2),
+        (Outcome(failure=failure(MSRUN, 1)), 1),
+        (Outcome(failure=failure(SCHEDULER, 1)), 1),
+        (Outcome(failure=failure(HOST, 1)), 1),
     ],
 )
-def test_the_jobs_status(
-    ended: dict[Member, int],
-    failure: Failure | None,
-    stop: signal.Signals | None,
-    before_start: bool,
-    status: int,
-) -> None:
-    got = job_status(failure=failure, stop=stop, ended=ended, before_start=before_start)
-    assert got == status
+def test_the_jobs_status(outcome: Outcome, status: int) -> None:
+    assert outcome.status == status
+
+
+@pytest.mark.parametrize(
+    ("outcome", "may"),
+    [
+        (Outcome(failure=failure(1, 137)), True),
+        (Outcome(failure=failure(1, 2, words=("Traceback", "x"))), True),
+        (Outcome(failure=failure(1, 1, hung=True)), True),
+        (Outcome(failure=failure(SCHEDULER, 1)), True),
+        (Outcome(failure=failure(1, 137), stop=TERM), False),
+        (Outcome(failure=failure(1, 2, words=("mindbooth: error: no such folder.",))), False),
+        (Outcome(failure=failure(HOST, 1)), False),
+        (Outcome(statuses={0: 0}), False),
+        (Outcome(statuses={0: 75}), False),
+    ],
+)
+def test_only_what_may_end_better_is_tried_again(outcome: Outcome, may: bool) -> None:
+    assert outcome.may_restart is may
+
+
+def test_what_the_hosts_told_is_joined_and_the_first_failure_decides() -> None:
+    first, later = failure(3, 137), failure(0, 1)
+    whole = together(
+        [
+            Outcome(statuses={0: 1, 1: 75}, failure=later, began=True),
+            Outcome(statuses={2: 0, 3: 137}, failure=first, stop=TERM),
+        ],
+        first,
+    )
+    assert whole == Outcome(
+        statuses={0: 1, 1: 75, 2: 0, 3: 137}, failure=first, stop=TERM, began=True
+    )
+    assert together([Outcome(), Outcome(failure=later)], None).failure == later
 
 
 PLAN = plan_for(LaunchConfig(devices=(4, 6)), SERVER)
 
 
 @pytest.mark.parametrize(
-    ("failure", "first"),
+    ("what", "first"),
     [
-        (Failure(who=ONE, status=3), "rank 1 (host server, device 6) ended with status 3"),
+        (failure(1, 3), "rank 1 (host server, device 6) ended with status 3"),
         (
-            Failure(who=ONE, status=137),
+            failure(1, 137),
             "rank 1 (host server, device 6) was ended by SIGKILL (status 137): "
             "often the out-of-memory killer",
         ),
         (
-            Failure(who=ZERO, status=137, why="not done 60 s after the stop request"),
+            failure(0, 137, why="not done 60 s after the stop request"),
             "rank 0 (host server, device 4) was ended by SIGKILL (status 137): "
             "not done 60 s after the stop request",
         ),
+        (failure(0, 139), "rank 0 (host server, device 4) was ended by SIGSEGV (status 139)"),
+        (failure(SCHEDULER, 1), "msrun's scheduler (host server) ended with status 1"),
+        (failure(MSRUN, 2), "msrun (host server) ended with status 2"),
+        (failure(HOST, 1, why="was lost: no word"), "host server was lost: no word"),
         (
-            Failure(who=ZERO, status=139),
-            "rank 0 (host server, device 4) was ended by SIGSEGV (status 139)",
+            failure(1, 1, why="nothing has moved for 9 s", hung=True),
+            "rank 1 (host server, device 6) nothing has moved for 9 s",
         ),
-        (Failure(who=SCHEDULER, status=1), "msrun's scheduler (host server) ended with status 1"),
-        (Failure(who=None, status=2), "msrun ended with status 2"),
     ],
 )
-def test_a_failure_names_rank_host_device_and_signal(failure: Failure, first: str) -> None:
-    assert describe(failure, PLAN, log="x", path=None)[0].startswith(f"mindbooth: {first}")
+def test_a_failure_names_rank_host_device_and_signal(what: Failure, first: str) -> None:
+    assert describe(what, PLAN)[0] == f"mindbooth: {first}"
 
 
 def test_the_last_twenty_lines_follow_the_path_of_the_log() -> None:
     log = "\n".join(f"line {i}" for i in range(30))
-    lines = describe(Failure(who=ONE, status=1), PLAN, log=log, path=Path("/l/worker_1.log"))
+    what = failure(1, 1, log="/l/worker_1.log", words=last_words(log, 1))
+    lines = describe(what, PLAN)
     assert lines[1] == "mindbooth: log /l/worker_1.log, last lines:"
     assert lines[2:] == [f"  | line {i}" for i in range(10, 30)]
 
 
 def test_an_input_error_is_all_that_is_said() -> None:
     log = "noise\nmindbooth: error: no such folder.\n"
-    assert describe(Failure(who=ONE, status=2), PLAN, log=log, path=None) == [
-        "mindbooth: error: no such folder."
-    ]
+    what = failure(1, 2, log="/l/worker_1.log", words=last_words(log, 2))
+    assert describe(what, PLAN) == ["mindbooth: error: no such folder."]
 
 
 def test_a_cpu_worker_has_no_device() -> None:
     plan = plan_for(LaunchConfig(nproc_per_node=2), DESK)
-    line = describe(Failure(who=ONE, status=1), plan, log="", path=None)[0]
+    line = describe(failure(1, 1), plan)[0]
     assert line == "mindbooth: rank 1 (host desk, CPU worker 1) ended with status 1"
 
 
 @pytest.mark.parametrize(
-    ("status", "ended", "before_start", "told"),
+    ("outcome", "told"),
     [
-        (0, {ZERO: 0}, False, []),
-        (1, {ZERO: 1}, False, []),
-        (75, {ZERO: 75}, False, ["mindbooth: stopped on request, everything saved"]),
-        (1, {ZERO: 0, ONE: 75}, False, ["did not leave alike (rank 0: 0, rank 1: 75)"]),
-        (75, {}, True, ["before training began"]),
+        (Outcome(statuses={0: 0}), []),
+        (Outcome(statuses={0: 1}, failure=failure(0, 1)), []),
+        (Outcome(statuses={0: 75}), ["mindbooth: stopped on request, everything saved"]),
+        (Outcome(statuses={0: 0, 1: 75}), ["did not leave alike (rank 0: 0, rank 1: 75)"]),
+        (Outcome(stop=TERM, before_start=True), ["before training began"]),
+        (Outcome(stop=INT, failure=failure(0, 137)), ["interrupted"]),
     ],
 )
-def test_the_last_line_says_what_the_status_means(
-    status: int, ended: dict[Member, int], before_start: bool, told: list[str]
-) -> None:
-    lines = farewell(status, ended=ended, before_start=before_start)
+def test_the_last_line_says_what_the_status_means(outcome: Outcome, told: list[str]) -> None:
+    lines = farewell(outcome)
     assert len(lines) == len(told)
     assert all(words in line for words, line in zip(told, lines, strict=True))

@@ -1,4 +1,6 @@
 import pytest
+from clusters import PROPERTY, clusters
+from hypothesis import given
 
 from mindbooth.ranktable.topology import Cluster, Device, Host, RankTableError
 
@@ -22,3 +24,12 @@ def test_ranks_follow_hosts_then_devices() -> None:
 def test_every_host_needs_a_device(hosts: tuple[Host, ...]) -> None:
     with pytest.raises(RankTableError, match="at least one device"):
         Cluster(hosts=hosts, source="test", assumed=False)
+
+
+@PROPERTY
+@given(clusters())
+def test_every_rank_sits_once_and_hosts_are_whole(cluster: Cluster) -> None:
+    seats = list(cluster)
+    assert [seat.rank for seat in seats] == list(range(cluster.world_size))
+    assert [seat.device for seat in seats] == [d for host in cluster.hosts for d in host.devices]
+    assert all(seat.host.devices[seat.local_rank] == seat.device for seat in seats)

@@ -1,0 +1,353 @@
+"""One job on two hosts, and what can go wrong: the true cause on both, and nothing left on either.
+
+A launcher on each, as a person starts them by hand. Only the job runs on these hosts, so that
+"nothing is left" means: no process at all.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import jobs
+import numpy as np
+import pytest
+from hosts import Host, Hosts, Running, wait
+
+from mindbooth.launch.plan import port_for
+
+LAUNCH_STUB = Path(__file__).with_name("workers") / "launch_stub.py"
+CHECKPOINT = {jobs.LORA, "state.json", "state.safetensors"}
+N1, N2 = 0, 1
+
+
+@dataclass
+class Job:
+    """One launcher a host, at work or done. `command` tells how the one on a host is started."""
+
+    hosts: Hosts
+    launchers: tuple[Running, ...]
+    output: Path
+
+    @property
+    def plan(self) -> dict[str, object]:
+        return dict(json.loads((self.output / "launch" / "plan.json").read_text()))
+
+    def until(self, true: Callable[[], bool]) -> None:
+        """Return when it is true, which must be while all launchers run."""
+        for launcher in self.launchers:
+            launcher.until(true)
+
+    def until_told(self, words: str, times: int) -> None:
+        """Return when all launchers together have shown it so often."""
+        self.until(lambda: sum(launcher.out.count(words) for launcher in self.launchers) >= times)
+
+    def worker(self, rank: int) -> int:
+        """The pid of a worker; its children have its environment too."""
+        found = {
+            pid
+            for host in self.hosts
+            for pid, environ in host.processes().items()
+            if (environ.get("MS_ROLE"), environ.get("RANK_ID")) == ("MS_WORKER", str(rank))
+        }
+        (pid,) = (pid for pid in found if _parent(pid) not in found)
+        return pid
+
+    def log(self, rank: int, attempt: int = 1) -> str:
+        path = self.output / "launch" / f"attempt-{attempt}" / f"worker_{rank}.log"
+        return path.read_text(errors="replace")
+
+    def ends(self, within: float) -> list[int]:
+        """The launchers' statuses, if all end in time, and on no host anything is left then."""
+        start = time.monotonic()
+        statuses = [launcher.end(within) for launcher in self.launchers]
+        wait(lambda: not self.left(), max(0.1, start + within - time.monotonic()), self.shown)
+        return statuses
+
+    def left(self) -> dict[str, list[str]]:
+        return {
+            host.name: [_command(pid) for pid in found]
+            for host in self.hosts
+            if (found := host.processes())
+        }
+
+    def shown(self) -> str:
+        pairs = zip(self.hosts, self.launchers, strict=False)
+        told = [f"--- {host.name}:\n{launcher.told}" for host, launcher in pairs]
+        return "\n".join([f"left: {self.left()}", *told])
+
+
+Start = Callable[..., Job]
+
+
+@pytest.fixture
+def start(hosts: Hosts, tmp_path: Path) -> Iterator[Start]:
+    """Starts a launcher on each host, or on those of `only`; each host is empty afterwards."""
+
+    def start(
+        command: Sequence[str | Path],
+        *options: str,
+        flags: Sequence[str] = (),
+        output: Path = tmp_path / "out",
+        only: Sequence[int] = (N1, N2),
+        **environ: str,
+    ) -> Job:
+        common = ["--scheduler", "none", "--nnodes", "2", "--master_addr", hosts[N1].address]
+        launchers = [
+            hosts[rank].popen(
+                [*command, *common, "--node_rank", str(rank), "--device_target", "CPU", *options]
+                + ["--", "--output_dir", str(output), *flags],
+                cwd=tmp_path / "cwd",
+                **environ,
+            )
+            for rank in only
+        ]
+        return Job(hosts=hosts, launchers=tuple(launchers), output=output)
+
+    yield start
+    for host in hosts:
+        host.join()
+        for pid in host.processes():
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+def stub(behaviour: str) -> list[str | Path]:
+    return [sys.executable, LAUNCH_STUB, behaviour]
+
+
+TRAINING = [*jobs.MINDBOOTH, "launch"]
+
+
+def each(workers: int) -> tuple[str, str]:
+    return ("--nproc_per_node", str(workers))
+
+
+@pytest.fixture
+def training(tiny_pipeline: Path, mini_sdxl: Path) -> Callable[..., list[str]]:
+    """The flags of a small training."""
+
+    def flags(**options: object) -> list[str]:
+        usual = {"train_batch_size": 1, "allreduce_dtype": "fp32", "report_to": "none"}
+        return jobs.training(tiny_pipeline, mini_sdxl / "instance", **usual | options)
+
+    return flags
+
+
+# A worker fails.
+
+
+def test_a_killed_worker_is_named_on_both_hosts(start: Start) -> None:
+    job = start(stub("reduces"), *each(2))
+    job.until_told("last words", times=4)
+    assert "[3] sum 10.0\n" in job.launchers[N2].out
+    job.launchers[N2].until_told("[3] reduced", times=20)
+    os.kill(job.worker(3), signal.SIGKILL)
+    assert job.ends(within=15) == [137, 137], job.shown()
+    for launcher in job.launchers:
+        first, log, *words = launcher.err.splitlines()
+        assert first.startswith("mindbooth: rank 3 (host n2, CPU worker 1) was ended by SIGKILL")
+        assert "attempt-1/worker_3.log, last lines:" in log
+        assert words == ["  | reduced"] * 20
+
+
+@pytest.mark.parametrize("behaviour", ["raises_before_joining", "raises_after_joining"])
+def test_an_exception_is_shown_once_and_the_followers_are_not_blamed(
+    start: Start, behaviour: str
+) -> None:
+    job = start(stub(behaviour), *each(2))
+    assert job.ends(within=120) == [1, 1], job.shown()
+    ended = time.time()
+    for launcher in job.launchers:
+        first, *_ = launcher.err.splitlines()
+        assert first.startswith("mindbooth: rank 3 (host n2, CPU worker 1) ended with status 1")
+        assert (launcher.out + launcher.err).count("Traceback") == 1
+        (planted,) = re.findall(r"RuntimeError: planted at (\S+) s", launcher.err)
+        assert ended - float(planted) < 15
+
+
+@pytest.mark.parametrize("place", [N1, N2])
+def test_a_worker_that_does_not_move_is_found_and_every_rank_tells_its_stacks(
+    start: Start, training: Callable[..., list[str]], place: int
+) -> None:
+    flags = training(max_train_steps=100000)
+    job = start(TRAINING, *each(1), "--hang_seconds", "5", flags=flags)
+    job.until(lambda: jobs.updates(job.output) >= 2)
+    os.kill(job.worker(place), signal.SIGSTOP)
+    assert job.ends(within=40) == [1, 1], job.shown()
+    for launcher in job.launchers:
+        assert "5 s" in launcher.err
+        assert "--hang_seconds" in launcher.err
+    for rank in (0, 1):
+        assert "most recent call first" in job.log(rank)
+
+
+# A stop is asked for.
+
+
+@pytest.mark.parametrize(("number", "place"), [(signal.SIGTERM, N2), (signal.SIGUSR1, N1)])
+def test_a_stop_request_to_one_launcher_saves_and_stops_on_both(
+    start: Start, training: Callable[..., list[str]], number: signal.Signals, place: int
+) -> None:
+    job = start(TRAINING, *each(1), flags=training(max_train_steps=100000))
+    job.until(lambda: jobs.updates(job.output) >= 2)
+    job.launchers[place].send(number)
+    assert job.ends(within=30) == [75, 75], job.shown()
+    (saved,) = job.output.glob("checkpoint-*")
+    assert saved.name == f"checkpoint-{jobs.updates(job.output)}"
+    assert {path.name for path in saved.iterdir()} >= CHECKPOINT
+    for launcher in job.launchers:
+        assert "stopped on request, everything saved" in launcher.err
+
+
+@pytest.mark.parametrize("place", [N1, N2])
+def test_ctrl_c_at_one_launcher_is_130_on_both(start: Start, place: int) -> None:
+    job = start(stub("waits"), *each(2))
+    job.until_told("ready", times=4)
+    job.launchers[place].send(signal.SIGINT)
+    assert job.ends(within=15) == [130, 130], job.shown()
+    assert sum(launcher.out.count("saved") for launcher in job.launchers) == 4
+
+
+def test_a_stop_while_one_host_is_awaited_ends_both(start: Start) -> None:
+    job = start(stub("waits"), *each(1), only=[N2])
+    job.until_told("waiting for host 0", times=1)
+    job.launchers[0].send(signal.SIGTERM)
+    assert job.ends(within=5) == [75], job.shown()
+
+
+# What starts and watches the workers is gone.
+
+
+@pytest.mark.parametrize("place", [N1, N2])
+def test_without_msrun_nothing_goes_on(start: Start, place: int) -> None:
+    job = start(stub("never_listens"), *each(2))
+    # msrun goes by itself once the workers are started.
+    job.until(lambda: _msrun(job.hosts[place]) is not None)
+    os.kill(_msrun(job.hosts[place]) or 0, signal.SIGKILL)
+    assert job.ends(within=15) == [137, 137], job.shown()
+    for launcher in job.launchers:
+        assert f"mindbooth: msrun (host n{place + 1}) was ended by SIGKILL" in launcher.err
+
+
+@pytest.mark.parametrize(("place", "other"), [(N1, N2), (N2, N1)])
+def test_without_one_launcher_nothing_goes_on(start: Start, place: int, other: int) -> None:
+    job = start(stub("waits"), *each(2))
+    job.until_told("ready", times=4)
+    job.launchers[place].send(signal.SIGKILL)
+    statuses = job.ends(within=15)
+    assert (statuses[place], statuses[other]) == (137, 1), job.shown()
+    assert f"mindbooth: host n{place + 1} " in job.launchers[other].err
+
+
+def test_a_host_that_is_cut_off_is_named_on_both_sides(start: Start) -> None:
+    job = start(stub("reduces"), *each(2))
+    job.until_told("last words", times=4)
+    job.hosts[N2].cut()
+    assert job.ends(within=30) == [1, 1], job.shown()
+    assert job.launchers[N1].err.startswith("mindbooth: host n2 ")
+    assert job.launchers[N2].err.startswith("mindbooth: host n1 ")
+
+
+# Hosts and ports.
+
+
+def test_a_host_that_never_comes_is_named_with_what_it_should_have_run(start: Start) -> None:
+    job = start(TRAINING, *each(1), "--rendezvous_seconds", "5", only=[N1])
+    assert job.ends(within=8) == [1], job.shown()
+    (line,) = job.launchers[0].err.splitlines()
+    assert "node rank 1 has not come within 5 s (--rendezvous_seconds)" in line
+    assert "--node_rank 1" in line
+    assert f"--master_addr {job.hosts[N1].address}" in line
+    assert not job.output.exists()
+
+
+def test_host_0_that_never_comes_is_named(start: Start) -> None:
+    job = start(TRAINING, *each(1), "--rendezvous_seconds", "5", only=[N2])
+    assert job.ends(within=10) == [1], job.shown()
+    (line,) = job.launchers[0].err.splitlines()
+    assert f"host 0 did not answer at {job.hosts[N1].address}" in line
+    assert not job.output.exists()
+
+
+@pytest.mark.parametrize("offset", [0, 1])
+@pytest.mark.parametrize("named", [True, False])
+def test_a_taken_port_is_told_at_once_with_who_holds_it(
+    start: Start, hosts: Hosts, tmp_path: Path, named: bool, offset: int
+) -> None:
+    port = 23456 if named else port_for(str(tmp_path / "out"))
+    serve = [sys.executable, "-u", "-m", "http.server", str(port + offset)]
+    hosts[N1].popen(serve, cwd=tmp_path).until_told("Serving HTTP")
+    option = ["--master_port", str(port)] if named else []
+    before = time.monotonic()
+    job = start(TRAINING, *each(1), *option, only=[N1])
+    assert job.launchers[0].end(5) == 2, job.shown()
+    assert time.monotonic() - before < 1
+    (line,) = job.launchers[0].err.splitlines()
+    assert f"port {port + offset} of {hosts[N1].address}" in line
+    assert re.search(r"is taken by python\S* \(pid \d+, user root\)", line)
+    assert not job.output.exists()
+
+
+def test_two_jobs_on_the_same_hosts_do_not_meet(start: Start, tmp_path: Path) -> None:
+    one = start(stub("reduces"), *each(1), output=tmp_path / "one")
+    other = start(stub("reduces"), *each(1), output=tmp_path / "other")
+    for job in (one, other):
+        job.until_told("sum 3.0", times=2)
+    one.launchers[N1].send(signal.SIGTERM)
+    assert [launcher.end(15) for launcher in one.launchers] == [75, 75], one.shown()
+    told = other.launchers[N1].out.count("reduced")
+    other.until(lambda: other.launchers[N1].out.count("reduced") > told + 10)
+    other.launchers[N2].send(signal.SIGTERM)
+    assert other.ends(within=15) == [75, 75], other.shown()
+
+
+# A second attempt.
+
+
+def test_a_restarted_job_ends_as_the_undisturbed_one(
+    start: Start, training: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    flags = training(max_train_steps=12, checkpointing_steps=4, latent_cache_dir=tmp_path / "cache")
+    whole = start(TRAINING, *each(1), flags=flags, output=tmp_path / "whole")
+    assert whole.ends(within=120) == [0, 0], whole.shown()
+    killed = start(
+        TRAINING, *each(1), "--max_restarts", "1", flags=flags, output=tmp_path / "killed"
+    )
+    killed.until(lambda: jobs.updates(killed.output) >= 6)
+    os.kill(killed.worker(1), signal.SIGKILL)
+    assert killed.ends(within=120) == [0, 0], killed.shown()
+    assert "Updates 5 to 12" in killed.log(0, attempt=2)
+    assert jobs.learned(whole.output) > 0
+    assert np.array_equal(jobs.adapter(whole.output), jobs.adapter(killed.output))
+
+
+def test_a_job_is_not_restarted_more_often_than_asked(start: Start) -> None:
+    job = start(stub("raises_before_joining"), *each(1), "--max_restarts", "1")
+    assert job.ends(within=120) == [1, 1], job.shown()
+    assert {path.name for path in (job.output / "launch").glob("attempt-*")} == {
+        "attempt-1",
+        "attempt-2",
+    }
+
+
+def _parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def _command(pid: int) -> str:
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+    return "gone"
+
+
+def _msrun(host: Host) -> int | None:
+    return next((pid for pid in host.processes() if "msrun --" in _command(pid)), None)
