@@ -174,8 +174,10 @@ def _who(failure: Failure, plan: Plan) -> str:
 
 
 def _how(failure: Failure) -> str:
-    if failure.who == HOST or failure.hung:
+    if failure.who == HOST:
         return failure.why
+    if failure.hung:
+        return f"seems to hang: {failure.why}"
     status = failure.status
     if status <= 128:
         how = f"ended with status {status}"

@@ -110,7 +110,7 @@ PLAN = plan_for(LaunchConfig(devices=(4, 6)), SERVER)
         (failure(HOST, 1, why="was lost: no word"), "host server was lost: no word"),
         (
             failure(1, 1, why="nothing has moved for 9 s", hung=True),
-            "rank 1 (host server, device 6) nothing has moved for 9 s",
+            "rank 1 (host server, device 6) seems to hang: nothing has moved for 9 s",
         ),
     ],
 )
