@@ -157,8 +157,11 @@ class Link:
             self._tell("beat")
         heard: list[Failure | signal.Signals] = []
         for host, line in list(self._lines.items()):
-            for message in line.receive():
-                heard += self._take(host, message)
+            try:
+                for message in line.receive():
+                    heard += self._take(host, message)
+            except (KeyError, TypeError, ValueError):  # no launcher of ours speaks so
+                line.closed = True
             silent = now - line.heard_at
             if line.closed or silent > LOST_SECONDS:
                 why = "its launcher ended without a word"

@@ -40,7 +40,8 @@ class Site:
     """Where a launcher stands among those of its job.
 
     names: of all hosts, as far as they are known. peers: what all hosts told of themselves, in the
-    order of their node ranks; None where they were not asked. source: how we know.
+    order of their node ranks; None where they were not asked. platform_table: a rank table that the
+    scheduler provides. source: how we know.
     """
 
     master_port: int
@@ -49,6 +50,7 @@ class Site:
     node_rank: int = 0
     names: tuple[str, ...] = ()
     peers: tuple[Host, ...] | None = None
+    platform_table: Path | None = None
     source: str = ""
 
     def name(self, node_rank: int) -> str:
@@ -336,6 +338,11 @@ def _notes(machine: Machine, choice: Choice, site: Site, table: Table) -> tuple[
         notes.append(
             f"RANK_TABLE_FILE={inherited} in the environment is not followed; "
             f"pass --rank_table {inherited} if it is meant."
+        )
+    elif site.platform_table and not table.handed:
+        notes.append(
+            f"The scheduler's rank table {site.platform_table} is not followed; "
+            f"pass --rank_table {site.platform_table} if it is meant."
         )
     if machine.environ.get("MS_SIMULATION_LEVEL"):
         notes.append("MS_SIMULATION_LEVEL in the environment is unset: workers really run.")

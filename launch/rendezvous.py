@@ -16,7 +16,7 @@ import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from signal import Signals
 from typing import NamedTuple
 
@@ -326,9 +326,12 @@ def _hello(messages: Sequence[Message]) -> Hello | None:
         return None
     told = {name: value for name, value in messages[0].items() if name != "kind"}
     try:
-        return Hello(**told)
+        hello = Hello(**told)
     except TypeError:  # another version, or somebody else
         return None
+    kinds = {"str": str, "int": int, "float": float}
+    right = (isinstance(getattr(hello, f.name), kinds[str(f.type)]) for f in fields(hello))
+    return hello if all(right) else None
 
 
 def _absent(

@@ -116,6 +116,7 @@ def _site(config: LaunchConfig, allocation: Allocation, key: str, strict: bool) 
     if allocation.nnodes == 1:
         return Site(
             master_port=config.master_port or free_port(key),
+            platform_table=allocation.rank_table,
             source="" if allocation.scheduler == "none" else allocation.source,
         )
     named = allocation.master_addr or allocation.hosts[0]  # `agree` saw to one of them
@@ -131,6 +132,7 @@ def _site(config: LaunchConfig, allocation: Allocation, key: str, strict: bool) 
         nnodes=allocation.nnodes,
         node_rank=allocation.node_rank,
         names=allocation.hosts,
+        platform_table=allocation.rank_table,
         source=allocation.source,
     )
 

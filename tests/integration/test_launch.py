@@ -21,6 +21,7 @@ from pathlib import Path
 import pytest
 
 from mindbooth.launch.processes import carriers
+from mindbooth.launch.surroundings import free_port
 
 LAUNCH_STUB = Path(__file__).with_name("workers") / "launch_stub.py"
 LIMIT_SECONDS = 120
@@ -244,7 +245,8 @@ def test_a_taken_port_is_told_before_anything_is_started(tmp_path: Path) -> None
         command = [sys.executable, "-m", "mindbooth.launch", "launch", f"--master_port={port}"]
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert done.stderr.startswith(f"mindbooth: error: --master_port {port} is taken")
+    assert done.stderr.startswith(f"mindbooth: error: port {port} of 127.0.0.1 (--master_port) is")
+    assert f"taken by python (pid {os.getpid()}, user " in done.stderr
     assert done.stderr.count("\n") == 1
     assert not list(tmp_path.iterdir())
 
@@ -261,6 +263,30 @@ def test_a_scheduler_that_dies_ends_the_job_at_once(start: Start) -> None:
     assert "scheduler.log, last lines:" in run.err
     assert "MS_SCHED_PORT is occupied" in run.err
     assert not run.left()
+
+
+def test_an_empty_job_takes_at_most_a_second_longer_than_with_bare_msrun(
+    start: Start, tmp_path: Path
+) -> None:
+    """Side by side, in turns; the best of three counts, as the machine may have other work."""
+    bare, launched = [], []
+    bin_dir = Path(sys.executable).parent
+    for number in range(3):
+        began = time.monotonic()
+        subprocess.run(
+            [bin_dir / "msrun", "--worker_num=2", "--local_worker_num=2", "--join=True"]
+            + [f"--master_port={free_port(str(tmp_path))}", f"--log_dir={tmp_path / str(number)}"]
+            + ["python", LAUNCH_STUB.with_name("stub.py"), "is_empty"],
+            env={**os.environ, "PATH": f"{bin_dir}:{os.environ['PATH']}"},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            check=True,
+        )
+        bare.append(time.monotonic() - began)
+        began = time.monotonic()
+        assert start("is_empty").end() == 0
+        launched.append(time.monotonic() - began)
+    assert min(launched) < min(bare) + 1
 
 
 def test_a_long_run_costs_the_launcher_next_to_nothing(start: Start) -> None:

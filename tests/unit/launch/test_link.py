@@ -169,6 +169,16 @@ def test_what_is_no_message_closes_the_line(noise: bytes) -> None:
     theirs.close()
 
 
+def test_a_host_that_talks_nonsense_is_lost() -> None:
+    ours, theirs = connected()
+    head, peer = Link({1: Line(ours)}), Line(theirs)
+    peer.send("failed", failure=7)
+    (lost,) = heard(head, bool)
+    assert isinstance(lost, Failure)
+    assert (lost.who, lost.host) == (HOST, 1)
+    peer.close()
+
+
 def test_a_large_message_arrives_whole_while_others_wait() -> None:
     ours, theirs = connected()
     sender, receiver = Line(ours), Line(theirs)

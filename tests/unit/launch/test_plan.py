@@ -110,6 +110,12 @@ def test_an_inherited_rank_table_is_not_followed_silently() -> None:
     assert "RANK_TABLE_FILE=/user/config/jobstart_hccl.json" in note
 
 
+def test_a_platforms_rank_table_is_not_followed_silently() -> None:
+    site = Site(master_port=23456, platform_table=Path("/user/hccl.json"))
+    (note,) = plan_for(LaunchConfig(), DESK, site=site).notes
+    assert "pass --rank_table /user/hccl.json" in note
+
+
 NO_ADDRESSES = replace(SERVER, devices=tuple(Device(physical_id=i) for i in range(8)))
 
 

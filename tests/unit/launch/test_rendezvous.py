@@ -167,7 +167,7 @@ def test_who_says_something_else_is_sent_away(meeting: Meeting) -> None:
     with socket.create_connection(("127.0.0.1", meeting.port)) as stranger:
         stranger.sendall(b"GET / HTTP/1.1\r\n\r\n")
         with socket.create_connection(("127.0.0.1", meeting.port)) as other:
-            other.sendall(encode("hello", key="slurm 7"))
+            other.sendall(encode("hello", **{**asdict(host(1)), "attempt": "many"}))
             calls = [meeting.call(host(1)), meeting.call(host(2))]
             meeting.gather().result()
             assert stranger.recv(100) == b""
