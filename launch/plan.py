@@ -20,7 +20,7 @@ from mindbooth.ranktable.topology import Cluster, Device, Host, RankTableError
 
 from .devices import VISIBLE, Choice, Machine, choose
 from .options import DeviceTarget, LaunchConfig
-from .preflight import remarks
+from .variables import LEFTOVERS, remarks
 
 TRAINER = ("-m", "mindbooth.trainer")
 RESUME = ("--resume_from_checkpoint", "latest")
@@ -29,10 +29,7 @@ AUTO_PORTS = range(20000, 30000)  # below the ports that the kernel gives to cli
 CLUSTER_TIMEOUT_SECONDS = 600
 MOST_SHOWN = 8
 # Inherited values of these would place a worker, or switch msrun to another way of working.
-UNSET = (
-    *("DEVICE_ID", "MINDSPORE_HCCL_CONFIG_PATH", "MS_NODE_ID", "MS_ROLE", "MS_SIMULATION_LEVEL"),
-    *("RANK_ID", "RANK_TABLE_FILE"),
-)
+UNSET = tuple(sorted(LEFTOVERS))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,6 @@ import socket
 import psutil
 
 from .options import LaunchError
-from .variables import remarks as remarks
 
 UNSEEN = "a process that this user can't see"
 EVERYWHERE = ("0.0.0.0", "::")

@@ -69,7 +69,11 @@ class Surroundings:
 
 
 def look(config: LaunchConfig, environ: Mapping[str, str], *, strict: bool) -> Surroundings:
-    """Look around. `strict`: the master's address must be one that works, not only be planned."""
+    """Look around.
+
+    `strict`, for a launch: the master's address must be one that works, and a rank table that is
+    still being written is waited for.
+    """
     hostname = socket.gethostname()
     found = schedulers.detect(environ, hostname=hostname, scheduler=config.scheduler)
     allocation = agree(
@@ -91,7 +95,7 @@ def look(config: LaunchConfig, environ: Mapping[str, str], *, strict: bool) -> S
         log_dir=log_dir,
         site=_site(config, allocation, key, strict),
         key=key,
-        table_text=_table(config),
+        table_text=_table(config, allocation, TABLE_SECONDS if strict else 0.0),
     )
 
 
@@ -137,10 +141,15 @@ def _site(config: LaunchConfig, allocation: Allocation, key: str, strict: bool) 
     )
 
 
-def _table(config: LaunchConfig) -> str | None:
-    if not isinstance(config.rank_table, Path):
+def _table(config: LaunchConfig, allocation: Allocation, seconds: float) -> str | None:
+    """The content of --rank_table PATH; a file that nobody is known to write is not waited for."""
+    path = config.rank_table
+    if not isinstance(path, Path):
         return None
-    return hccl.render(reader.read(config.rank_table, wait_seconds=TABLE_SECONDS))
+    written = path.exists() or path == allocation.rank_table
+    if not written:
+        raise LaunchError(f"--rank_table {path}: no such file. Give auto, off, or a file.")
+    return hccl.render(reader.read(path, wait_seconds=seconds))
 
 
 def output_folders(config: LaunchConfig) -> tuple[Path, Path]:

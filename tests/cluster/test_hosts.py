@@ -184,8 +184,9 @@ def test_a_worker_that_does_not_move_is_found_and_every_rank_tells_its_stacks(
     os.kill(job.worker(place), signal.SIGSTOP)
     assert job.ends(within=40) == [1, 1], job.shown()
     for launcher in job.launchers:
-        assert "5 s" in launcher.err
-        assert "--hang_seconds" in launcher.err
+        first, *_ = launcher.err.splitlines()
+        assert f"rank {place} (host n{place + 1}, CPU worker 0) seems to hang: " in first
+        assert f"nothing has moved for 5 s (rank {place}: stopped (SIGSTOP)" in first
     for rank in (0, 1):
         assert "most recent call first" in job.log(rank)
 
@@ -214,6 +215,16 @@ def test_ctrl_c_at_one_launcher_is_130_on_both(start: Start, place: int) -> None
     job.until_told("ready", times=4)
     job.launchers[place].send(signal.SIGINT)
     assert job.ends(within=15) == [130, 130], job.shown()
+    assert sum(launcher.out.count("saved") for launcher in job.launchers) == 4
+
+
+def test_a_scheduler_that_tells_every_process_to_stop_does_no_harm(start: Start) -> None:
+    job = start(stub("waits"), *each(2))
+    job.until_told("ready", times=4)
+    for host in job.hosts:
+        for pid in host.processes():
+            os.kill(pid, signal.SIGTERM)
+    assert job.ends(within=15) == [75, 75], job.shown()
     assert sum(launcher.out.count("saved") for launcher in job.launchers) == 4
 
 
@@ -258,6 +269,33 @@ def test_a_host_that_is_cut_off_is_named_on_both_sides(start: Start) -> None:
 
 
 # Hosts and ports.
+
+
+def test_hosts_that_were_told_different_things_do_not_start(
+    start: Start, training: Callable[..., list[str]]
+) -> None:
+    one = start(TRAINING, *each(1), flags=training(seed=1), only=[N1])
+    other = start(TRAINING, *each(1), flags=training(seed=2), only=[N2])
+    statuses = [job.launchers[0].end(10) for job in (one, other)]
+    assert statuses == [2, 2], one.shown() + other.shown()
+    assert one.launchers[0].err == other.launchers[0].err
+    assert "host n2 was given other training flags than n1" in one.launchers[0].err
+    assert not one.output.exists()
+
+
+def test_a_log_that_only_its_host_can_read_is_told_on_both(
+    start: Start, hosts: Hosts, tmp_path: Path
+) -> None:
+    log_dir = tmp_path / "local" / "logs"
+    log_dir.parent.mkdir()
+    hosts[N2].run(["mount", "-t", "tmpfs", "tmpfs", log_dir.parent])
+    job = start(stub("raises_before_joining"), *each(1), "--log_dir", str(log_dir))
+    assert job.ends(within=60) == [1, 1], job.shown()
+    assert "host n2 does not see" in job.launchers[N1].out
+    for launcher in job.launchers:
+        assert launcher.err.count("RuntimeError: planted") == 1
+    names = [host.run(["ls", log_dir / "attempt-1"]).split() for host in job.hosts]
+    assert names == [["scheduler.log", "worker_0.log"], ["worker_1.log"]]
 
 
 def test_a_host_that_never_comes_is_named_with_what_it_should_have_run(start: Start) -> None:
@@ -316,16 +354,18 @@ def test_two_jobs_on_the_same_hosts_do_not_meet(start: Start, tmp_path: Path) ->
 def test_a_restarted_job_ends_as_the_undisturbed_one(
     start: Start, training: Callable[..., list[str]], tmp_path: Path
 ) -> None:
-    flags = training(max_train_steps=12, checkpointing_steps=4, latent_cache_dir=tmp_path / "cache")
+    flags = training(max_train_steps=8, checkpointing_steps=4, latent_cache_dir=tmp_path / "cache")
     whole = start(TRAINING, *each(1), flags=flags, output=tmp_path / "whole")
     assert whole.ends(within=120) == [0, 0], whole.shown()
     killed = start(
         TRAINING, *each(1), "--max_restarts", "1", flags=flags, output=tmp_path / "killed"
     )
-    killed.until(lambda: jobs.updates(killed.output) >= 6)
+    killed.until(lambda: jobs.updates(killed.output) >= 5)
     os.kill(killed.worker(1), signal.SIGKILL)
     assert killed.ends(within=120) == [0, 0], killed.shown()
-    assert "Updates 5 to 12" in killed.log(0, attempt=2)
+    assert "Updates 5 to 8" in killed.log(0, attempt=2)
+    for launcher in killed.launchers:
+        assert "mindbooth: starting again, 1 of 1 times" in launcher.err
     assert jobs.learned(whole.output) > 0
     assert np.array_equal(jobs.adapter(whole.output), jobs.adapter(killed.output))
 

@@ -222,10 +222,10 @@ def test_a_terminal_on_hold_does_not_look_like_a_launcher_that_is_gone(
 def launch(
     hosts: Hosts, sshd: Sshd, tiny_pipeline: Path, mini_sdxl: Path, tmp_path: Path
 ) -> Callable[..., Running]:
-    def launch(**flags: object) -> Running:
-        """Train on n1 and n2, a worker each; output goes to `tmp_path / "out"`."""
+    def launch(names: str = "n1,n2", **flags: object) -> Running:
+        """Train on the hosts, with a worker each; output goes to `tmp_path / "out"`."""
         usual = {"output_dir": tmp_path / "out", "report_to": "none", "allreduce_dtype": "fp32"}
-        options = ["--hosts", "n1,n2", "--device_target", "CPU", "--nproc_per_node", "1", "--"]
+        options = ["--hosts", names, "--device_target", "CPU", "--nproc_per_node", "1", "--"]
         training = jobs.training(tiny_pipeline, mini_sdxl / "instance", **usual | flags)
         return hosts.login.popen(
             [*jobs.MINDBOOTH, "launch", *options, *training], cwd=tmp_path / "job folder"
@@ -245,6 +245,16 @@ def test_two_hosts_train_one_adapter(
     assert run.out.count("mindbooth: 2 workers on CPU") == 1
     for rank in (0, 1):
         assert f"\n[{rank}] " in run.out
+
+
+def test_a_host_that_waits_for_one_that_cannot_be_reached_is_stopped(
+    launch: Callable[..., Running], left: Left, tmp_path: Path
+) -> None:
+    run = launch("n1,nowhere")
+    assert run.end(SOON_SECONDS) == 1
+    assert "mindbooth: host nowhere: ssh: Could not resolve hostname nowhere" in run.err
+    nothing(left, SOON_SECONDS)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_stop_request_saves_on_the_hosts(

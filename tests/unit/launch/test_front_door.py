@@ -45,12 +45,12 @@ def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     ("argv", "told"),
     [
         (["lunch"], "'lunch' is no command of mindbooth. Did you mean launch?"),
-        (["xyzzy"], "There are launch, plan, train, generate, demo."),
+        (["xyzzy"], "There are launch, plan, ranktable, doctor, train, generate, demo."),
         (["plan", "--nproc_per_node", "0"], "at least one worker"),
         (["plan", "--", "--config", "none.yaml"], "--config none.yaml: cannot be read"),
         (["launch", "--device_target", "Ascend", "--nproc_per_node", "2"], "no /dev/davinciN here"),
         (["launch", "--", "--output_dir", "/dev/null/x"], "--output_dir: cannot write in /dev/"),
-        (["plan", "--device_target", "Ascend", "--rank_table", "none"], "cannot be read"),
+        (["plan", "--device_target", "Ascend", "--rank_table", "none"], "no such file"),
     ],
 )
 def test_a_mistake_is_one_line_and_status_2(
