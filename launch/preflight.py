@@ -19,6 +19,10 @@ EVERYWHERE = ("0.0.0.0", "::")
 CLOCK_SECONDS = 2.0  # files younger than this are not trusted (data/digests.py)
 
 
+class UnknownName(LaunchError):  # noqa: N818 - an answer to act upon rather than a failure
+    """Nobody knows the address of a host."""
+
+
 def holder(address: str, port: int) -> str | None:
     """Say who holds a port of this host; None where it is free.
 
@@ -56,7 +60,7 @@ def resolve(name: str, *, several_hosts: bool, source: str = "--master_addr") ->
         answers = socket.getaddrinfo(name, None, socket.AF_INET, socket.SOCK_STREAM)
     except (OSError, UnicodeError) as err:
         reason = err.strerror if isinstance(err, OSError) else "not a host name"
-        raise LaunchError(
+        raise UnknownName(
             f"{source} {name}: no IPv4 address of that name is known on {socket.gethostname()} "
             f"({reason}). Write it to /etc/hosts of every host, or pass --master_addr with a "
             "number such as 10.0.0.1."

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import socket
 import sys
+import time
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -22,6 +23,7 @@ from .devices import Machine
 from .options import LaunchConfig, LaunchError
 from .plan import AUTO_PORTS, LOOPBACK, TRAINER, Plan, Site, make_plan, port_for
 
+LOOK_UP_SECONDS = 1.0
 TABLE_SECONDS = 600.0  # a platform may still be writing its table when we start
 
 
@@ -124,14 +126,8 @@ def _site(config: LaunchConfig, allocation: Allocation, key: str, strict: bool) 
             source="" if allocation.scheduler == "none" else allocation.source,
         )
     named = allocation.master_addr or allocation.hosts[0]  # `agree` saw to one of them
-    try:
-        address = preflight.resolve(named, several_hosts=True)
-    except LaunchError:
-        if strict:
-            raise
-        address = named
     return Site(
-        master_addr=address,
+        master_addr=_address(named, config, allocation) if strict else _address_or_name(named),
         master_port=config.master_port or allocation.master_port or port_for(key),
         nnodes=allocation.nnodes,
         node_rank=allocation.node_rank,
@@ -139,6 +135,31 @@ def _site(config: LaunchConfig, allocation: Allocation, key: str, strict: bool) 
         platform_table=allocation.rank_table,
         source=allocation.source,
     )
+
+
+def _address(name: str, config: LaunchConfig, allocation: Allocation) -> str:
+    """Look the master up. The name of a pod, as a scheduler gives it, may appear a little later."""
+    by_hand = config.master_addr is not None
+    source = "--master_addr" if by_hand else f"{allocation.source}:"
+    patience = 0.0 if allocation.scheduler == "none" else config.rendezvous_seconds
+    limit, told = time.monotonic() + patience, False
+    while True:
+        try:
+            return preflight.resolve(name, several_hosts=True, source=source)
+        except preflight.UnknownName:
+            if time.monotonic() > limit:
+                raise
+            if not told:
+                print(f"mindbooth: waiting for an address of {name}", flush=True)
+                told = True
+            time.sleep(LOOK_UP_SECONDS)
+
+
+def _address_or_name(name: str) -> str:
+    try:
+        return preflight.resolve(name, several_hosts=True)
+    except LaunchError:  # a plan may be made elsewhere
+        return name
 
 
 def _table(config: LaunchConfig, allocation: Allocation, seconds: float) -> str | None:
