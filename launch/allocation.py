@@ -49,7 +49,6 @@ class Allocation:
     local_process: int = 0
     master_addr: str | None = None
     master_port: int | None = None
-    restarts: int = 0
     rank_table: Path | None = None
 
 

@@ -46,7 +46,11 @@ def assemble(
     draft = around.plan(attempt=1, job=secrets.token_hex(8), program=program)
     refuse(draft, around)
     party = _party(around, draft, wait=wait, tell=tell)
-    link = Link(party.lines, node_rank=draft.node_rank) if party else Link()
+    link = Link()
+    if party:
+        count = len(party.hellos)
+        workers = count * party.hellos[0].devices
+        link = Link(party.lines, node_rank=draft.node_rank, hosts=count, workers=workers)
     with rendezvous.refusing(link.lines):
         shared = not party or draft.node_rank == 0 or _sees(around.log_dir, party.attempt)
         start = _start(around, party, link, draft, program, shared)

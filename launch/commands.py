@@ -112,14 +112,17 @@ def _by_ssh(config: LaunchConfig, argv: Sequence[str]) -> tuple[tuple[str, ...],
     """The hosts of --hosts or --hostfile, and the command of each."""
     from .remote import remote_commands
 
-    hosts = surroundings.hosts(config)
+    hosts, slots = surroundings.hosts(config)
     ours, training_flags = options.split(argv)
+    kept = [word for word in ours if word != "--json"]
+    if slots is not None and config.nproc_per_node is None:
+        kept += ["--nproc_per_node", str(slots)]
     commands = remote_commands(
         hosts,
         folder=Path.cwd(),
         python=Path(sys.executable),
         environ=os.environ,
-        options=[word for word in ours if word != "--json"],
+        options=kept,
         training_flags=training_flags,
         master_addr=config.master_addr,
         master_port=config.master_port or port_for(str(surroundings.output_folders(config)[0])),

@@ -153,6 +153,14 @@ def _agree(config: LaunchConfig, cluster: Cluster, given: Cluster) -> None:
             f"the workers would sit on {listed(ours)}. Leave out --devices and "
             "--nproc_per_node, or correct the table (ranks follow ascending device ids)."
         )
+    for seat, told in zip(cluster, given, strict=True):
+        here, there = seat.device.address, told.device.address
+        if here is not None and there is not None and here not in there.split(","):
+            raise LaunchError(
+                f"--rank_table {config.rank_table} gives device {seat.device.physical_id} of this "
+                f"host the address {there}, here it is {here}. Servers stand in the table in the "
+                "order of node ranks: correct it, or --node_rank."
+            )
 
 
 def _host(machine: Machine, devices: tuple[Device, ...]) -> Host:

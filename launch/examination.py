@@ -152,14 +152,15 @@ def _ports(patient: Patient, folder: Path | None) -> list[Finding]:
     port = job.master_port or (port_for(key) if key else None)
     if not patient.several_hosts:
         found.append(Finding("master port", "ok", "any that is free"))
+    elif job.node_rank == 0 and port is None:
+        note = "Start it with --folder DIR, the job's --output_dir, and it is looked at."
+        found.append(Finding("master port", "ok", "not known: it follows from that folder", note))
     elif job.node_rank == 0 and port is not None:
         source = job.source if job.master_port else f"follows from {key}"
         ports = (port, port + 1)
         found.append(findings.master_port(ports, machine_facts.holders(ports), source))
     if patient.npus:
-        base = patient.environ.get("HCCL_IF_BASE_PORT", "")
-        first = int(base) if base.isdigit() else machine_facts.HCCL_BASE_PORT
-        wanted = range(first, first + machine_facts.HCCL_PORTS)
+        wanted = machine_facts.hccl_ports(patient.environ.get("HCCL_IF_BASE_PORT", ""))
         found.append(
             findings.hccl_ports(
                 wanted,
@@ -224,8 +225,10 @@ def _hosts(patient: Patient, folder: Path | None, wait_seconds: float) -> list[F
             wait_seconds=wait_seconds,
         )
     except OSError as err:
-        remedy = "Name a folder that every host can write to."
-        return [Finding("shared folder", "fault", f"{folder}: {err.strerror}", remedy)]
+        told, remedy = err.strerror, "Name a folder that every host can write to."
+        if not folder.exists():
+            told, remedy = "it is not there", f"Make it once, on one host: mkdir -p {folder}"
+        return [Finding("shared folder", "fault", f"{folder}: {told}", remedy)]
     return host_findings.hosts(
         meeting,
         card,

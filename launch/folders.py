@@ -8,15 +8,16 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import socket
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
+from mindbooth.ranktable import merge
+from mindbooth.ranktable.topology import RankTableError
+
 from .options import LaunchError
 
 FOLDER_MODE = 0o755
-FILE_MODE = 0o644
 
 
 def next_attempt(names: Iterable[str]) -> int:
@@ -63,18 +64,10 @@ def make(folder: Path, option: str) -> None:
 
 def publish(path: Path, text: str) -> None:
     """Write a file so that readers see the old one or the new one, never a part."""
-    aside = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}")
     try:
-        path.parent.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
-        with open(aside, "w", opener=lambda name, flags: os.open(name, flags, FILE_MODE)) as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(aside, path)
-    except OSError as err:
-        with suppress(OSError):
-            aside.unlink(missing_ok=True)
-        raise LaunchError(f"--output_dir: cannot write {path} ({err.strerror}).") from err
+        merge.publish(path, text)
+    except RankTableError as err:
+        raise LaunchError(f"--output_dir: {err}") from err
 
 
 def missing(*paths: Path) -> tuple[Path, ...]:

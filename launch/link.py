@@ -116,10 +116,21 @@ def _message(line: bytes) -> Message:
 
 
 class Link:
-    """What one launcher says to those on the other hosts, and hears. `lines` by node rank."""
+    """What one launcher says to those on the other hosts, and hears.
 
-    def __init__(self, lines: Mapping[int, Line] | None = None, *, node_rank: int = 0) -> None:
+    lines: by node rank. hosts, workers: how many the job has.
+    """
+
+    def __init__(
+        self,
+        lines: Mapping[int, Line] | None = None,
+        *,
+        node_rank: int = 0,
+        hosts: int = 1,
+        workers: int = 1,
+    ) -> None:
         self.node_rank = node_rank
+        self._hosts, self._workers = hosts, workers
         self._lines = dict(lines or {})
         for line in self.lines:
             line.heard_at = time.monotonic()
@@ -219,7 +230,10 @@ class Link:
     def _take(self, host: int, message: Message) -> list[Failure | signal.Signals]:
         kind = message["kind"]
         if kind == "failed":
-            return self._judge(Failure.from_json(message["failure"]))
+            failure = Failure.from_json(message["failure"])
+            if not failure.fits(hosts=self._hosts, workers=self._workers):
+                raise ValueError("no host or rank of this job")
+            return self._judge(failure)
         if kind == "stop":
             self._stopping = True
             if self.node_rank == 0:

@@ -21,6 +21,8 @@ import psutil
 from packaging.requirements import Requirement
 
 from mindbooth.ranktable import discover, tools
+from mindbooth.ranktable.document import decimal
+from mindbooth.ranktable.topology import RankTableError
 
 from . import preflight
 from .findings import Space
@@ -36,6 +38,7 @@ KERNEL_PORTS = Path("/proc/sys/net/ipv4")
 HCCN_QUESTIONS = ("-link", "-net_health", "-tls")
 HCCL_BASE_PORT = 60000
 HCCL_PORTS = 32  # CANN 8.2 and later; earlier ones take 16
+LAST_PORT = 65535
 CLOCK_WRONG = 5  # what adjtimex returns where the clock is not synchronised
 
 
@@ -80,13 +83,21 @@ def npus(
 ) -> tuple[dict[int, Seen], list[str]]:
     """Ask the tools about each NPU that has a node under /dev; `path` is a PATH to find them on.
 
-    The second answer is what tools said instead of an answer; such a one is not asked again.
+    The second answer is what tools said instead of an answer; such a one is not asked again. A
+    hccn.conf that can't be understood is told there too, and no address is taken from it.
     """
-    found = discover.addresses(discover.ask(dev, conf), path=path)
+    complaints = []
+    try:
+        devices = discover.ask(dev, conf)
+    except RankTableError as err:
+        complaints.append(str(err))
+        devices = discover.ask(dev, Path(os.devnull))
+    found = discover.addresses(devices, path=path)
     if not found:
         return {}, []
     table = tools.run(tools.NPU_SMI, "info", path=path)
-    complaints = [] if table.status == 0 else [_complaint("npu-smi info", table)]
+    if table.status != 0:
+        complaints.append(_complaint("npu-smi info", table))
     chips = {chip.physical_id: chip for chip in tools.parse_npu_smi(table.text)}
     at_work = tools.parse_processes(table.text)
     seen, hangs = {}, False
@@ -136,6 +147,16 @@ def holders(ports: Iterable[int], address: str = "0.0.0.0") -> dict[int, str]:
     """Say who holds which of these ports."""
     found = {port: preflight.holder(address, port) for port in ports}
     return {port: who for port, who in found.items() if who is not None}
+
+
+def hccl_ports(base: str) -> range:
+    """Name the ports that HCCL takes; from its own where HCCL_IF_BASE_PORT holds no port.
+
+    >>> hccl_ports("65530"), hccl_ports("65536")
+    (range(65530, 65536), range(60000, 60032))
+    """
+    first = int(base) if decimal(base, LAST_PORT) else HCCL_BASE_PORT
+    return range(first, min(first + HCCL_PORTS, LAST_PORT + 1))
 
 
 def kernel_ports(name: str, root: Path = KERNEL_PORTS) -> str:

@@ -331,7 +331,7 @@ def _hello(messages: Sequence[Message]) -> Hello | None:
         return None
     kinds = {"str": str, "int": int, "float": float}
     right = (isinstance(getattr(hello, f.name), kinds[str(f.type)]) for f in fields(hello))
-    return hello if all(right) else None
+    return hello if all(right) and hello.name.isprintable() else None
 
 
 def _absent(

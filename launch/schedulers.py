@@ -26,7 +26,6 @@ SLURM = {
     "job_hosts": "SLURM_JOB_NODELIST",
     "job_nnodes": "SLURM_JOB_NUM_NODES",
     "job_name": "SLURM_JOB_NAME",
-    "restarts": "SLURM_RESTART_COUNT",
     "host": "SLURMD_NODENAME",
     "step": "SLURM_STEP_ID",
     "hosts": "SLURM_STEP_NODELIST",  # those of the step, which may be fewer than the job's
@@ -48,7 +47,6 @@ LSF = {
     "job": "LSB_JOBID",  # all elements of a job array have the same
     "element": "LSB_JOBINDEX",
     "hosts": "LSB_MCPU_HOSTS",  # "hostA 8 hostB 8"
-    "restarted": "LSB_RESTART",
 }
 MODELARTS = {
     "job": "MA_VJ_NAME",
@@ -168,7 +166,6 @@ def _slurm(here: _Here) -> Allocation:
         processes_per_host=max(map(int, counts)),
         local_process=here.number(SLURM["local_process"]),
         master_addr=_first(hosts),
-        restarts=here.number(SLURM["restarts"], 0),
     )
 
 
@@ -186,7 +183,6 @@ def _slurm_script(here: _Here, job: str) -> Allocation:
         source=f"slurm job {job}, {SLURM['job_nnodes']}=1",
         hosts=(here.environ[SLURM["host"]],),
         job=job,
-        restarts=here.number(SLURM["restarts"], 0),
     )
 
 
@@ -210,7 +206,6 @@ def _open_mpi(here: _Here) -> Allocation:
         processes_per_host=processes,
         local_process=here.number(OPEN_MPI["local_process"]),
         master_addr=_first(hosts),
-        restarts=here.number(SLURM["restarts"], 0),
     )
 
 
@@ -238,10 +233,9 @@ def _pbs_hosts(here: _Here) -> tuple[str, ...]:
 
 def _lsf(here: _Here) -> Allocation:
     job, element = here.text(LSF["job"]), here.number(LSF["element"], 0)
-    allocation = _by_name(
+    return _by_name(
         here, "lsf", f"{job}.{element}" if element else job, LSF["hosts"], _lsf_hosts(here)
     )
-    return replace(allocation, restarts=int(here.environ.get(LSF["restarted"]) == "Y"))
 
 
 def _lsf_hosts(here: _Here) -> tuple[str, ...]:

@@ -163,13 +163,21 @@ def _address_or_name(name: str) -> str:
 
 
 def _table(config: LaunchConfig, allocation: Allocation, seconds: float) -> str | None:
-    """The content of --rank_table PATH; a file that nobody is known to write is not waited for."""
+    """The content of --rank_table PATH.
+
+    Only a platform's own file is waited for, as it may still be written; a user's is there and
+    whole, or a mistake.
+    """
     path = config.rank_table
-    if not isinstance(path, Path):
+    if not isinstance(path, Path) or config.device_target == "CPU":
         return None
-    written = path.exists() or path == allocation.rank_table
-    if not written:
-        raise LaunchError(f"--rank_table {path}: no such file. Give auto, off, or a file.")
+    platform = (schedulers.MINDCLUSTER_TABLE, allocation.rank_table)
+    if path not in platform and path.parent not in platform:
+        seconds = 0.0
+        if not path.exists():
+            raise LaunchError(f"--rank_table {path}: no such file. Give auto, off, or a file.")
+    elif seconds:
+        print(f"mindbooth: reading the rank table {path}, once it is complete", flush=True)
     return hccl.render(reader.read(path, wait_seconds=seconds))
 
 
@@ -200,16 +208,23 @@ def _yaml(path: Path | None) -> Mapping[str, object]:
     return content
 
 
-def hosts(config: LaunchConfig) -> tuple[str, ...]:
-    """The hosts that are to be reached by ssh."""
+def hosts(config: LaunchConfig) -> tuple[tuple[str, ...], int | None]:
+    """The hosts that are to be reached by ssh, and how many workers a hostfile gives each."""
     if config.hosts is not None:
-        return hostlist.parse_hosts(config.hosts)
+        return hostlist.parse_hosts(config.hosts), None
     path = config.hostfile or Path()
     try:
         text = path.expanduser().read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as err:
         raise LaunchError(f"--hostfile {path}: cannot be read ({err}).") from err
-    return tuple(line.name for line in hostlist.parse_hostfile(text, str(path)))
+    lines = hostlist.parse_hostfile(text, str(path))
+    slots = lines[0].slots  # the same in all lines
+    if slots is not None and config.nproc_per_node not in (None, slots):
+        raise LaunchError(
+            f"--nproc_per_node {config.nproc_per_node}, but --hostfile {path} gives each host "
+            f"{slots} slots. Make them agree, or leave --nproc_per_node out."
+        )
+    return tuple(line.name for line in lines), slots
 
 
 def free_port(key: str) -> int:

@@ -11,13 +11,17 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 from mindbooth.ranktable.discover import visible
+from mindbooth.ranktable.document import decimal
 from mindbooth.ranktable.topology import Device
 
 from .devices import VISIBLE
 from .options import DeviceTarget
 
 HCCL_CONNECT_SECONDS = range(120, 7201)  # what HCCL takes
+HCCL_BASE_PORTS = range(1024, 65521)
 WORKER_TURNS_SECONDS = 300  # how long ranks may wait while one of them saves or makes pictures
+# More than any host has: of a list of devices only the spelling is in question.
+DEVICES = tuple(Device(physical_id=i) for i in range(64))
 
 # Values that another launcher left would place a process that is started without ours.
 LEFTOVERS = {
@@ -78,7 +82,7 @@ def _is(*values: str) -> Callable[[str], bool]:
 
 
 def _outside(numbers: range) -> Callable[[str], bool]:
-    return lambda value: not value.isdigit() or int(value) not in numbers
+    return lambda value: not decimal(value, numbers[-1]) or int(value) not in numbers
 
 
 RULES = (
@@ -128,8 +132,14 @@ RULES = (
     Rule(
         "HCCL_EXEC_TIMEOUT",
         "Ascend",
-        lambda value: value.isdigit() and 0 < int(value) < WORKER_TURNS_SECONDS,
+        lambda value: value != "0" and decimal(value, WORKER_TURNS_SECONDS - 1),
         "ranks that wait this long while one of them saves end with EI0002. Unset it.",
+    ),
+    Rule(
+        "HCCL_IF_BASE_PORT",
+        "Ascend",
+        _outside(HCCL_BASE_PORTS),
+        f"HCCL takes a port from {HCCL_BASE_PORTS[0]} to {HCCL_BASE_PORTS[-1]}. Unset it.",
     ),
     Rule(
         "HCCL_DETERMINISTIC",
@@ -167,19 +177,14 @@ def _ascend_remarks(environ: Mapping[str, str]) -> list[str]:
         )
     limit = environ.get(VISIBLE)
     if limit is not None:
-        read = ",".join(str(device.physical_id) for device in visible(_numbered(limit), limit))
+        read = ",".join(str(device.physical_id) for device in visible(DEVICES, limit))
         if read != limit or not limit:
             told.append(
                 f"{VISIBLE}={limit}: CANN reads {read or 'nothing'} of it, as it stops at the "
-                "first space or number out of order. Write ascending numbers, as in 0,1,2."
+                "first space or number that is out of order or too high. Write ascending numbers, "
+                "as in 0,1,2."
             )
     return told
-
-
-def _numbered(limit: str) -> tuple[Device, ...]:
-    """Enough devices for every number that a list names: only its spelling is in question."""
-    numbers = [int(part) for part in limit.split(",") if part.strip().isdecimal()]
-    return tuple(Device(physical_id=i) for i in range(max(numbers, default=-1) + 1))
 
 
 def _address_remarks(

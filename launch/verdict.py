@@ -50,6 +50,12 @@ class Failure:
     def from_json(cls, told: Mapping[str, Any]) -> Failure:
         return cls(**{**told, "words": tuple(told["words"])})
 
+    def fits(self, *, hosts: int, workers: int) -> bool:
+        """Whether it can be of a job with so many hosts and workers."""
+        if isinstance(self.who, int) and self.who not in range(workers):
+            return False
+        return self.host in range(hosts)
+
     @property
     def is_bad_input(self) -> bool:
         return (

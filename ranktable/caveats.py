@@ -95,7 +95,7 @@ def _no_addresses(servers: Servers) -> Iterator[str]:
     without = [
         path for _, _, held in servers for path, device in held if not device.get("device_ip")
     ]
-    if without:
+    if without and len(servers) > 1:
         yield (
             f"{without[0]}.device_ip: missing ({len(without)} devices in all). It is needed as "
             "soon as HCCL_INTRA_ROCE_ENABLE=1 is set."

@@ -179,11 +179,13 @@ def _addresses(devices: list[Located], key: str, required: bool) -> Iterator[str
                 packed = _packed(part)
                 if packed is None:
                     yield f"{path}.{key}: {quoted(part)} is no IP address. Correct it."
-                elif first.setdefault(packed, path) is not path:
+                elif packed in first:
                     yield (
                         f"{path}.{key}: {part!r} stands at {first[packed]}.{key} already. "
                         "Each device has its own; ask hccn_tool -i N -ip -g."
                     )
+                else:
+                    first[packed] = path
     if len(set(counts.values())) > 1:
         usual = Counter(counts.values()).most_common(1)[0][0]
         for path, count in counts.items():

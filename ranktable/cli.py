@@ -141,9 +141,9 @@ def _write(options: argparse.Namespace, devices: tuple[Device, ...], path: str) 
 
 def _check(file: Path) -> int:
     try:
-        text = file.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as err:
-        print(f"{file}: cannot be read ({err}).")
+        file, text = reader.look(file)
+    except RankTableError as err:
+        print(err)
         return BAD_INPUT
     found = check.faults(text)
     said = _count(len(found), "fault") if found else f"good, {summary(hccl.parse(text))}"

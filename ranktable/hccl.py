@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
 from . import superpods
@@ -51,7 +51,10 @@ class TableServer:
 
 @dataclass(frozen=True, kw_only=True)
 class RankTable:
+    """`declared`: the version that a file gave, where its servers alone would mean another."""
+
     servers: tuple[TableServer, ...]
+    declared: str | None = None
 
     @property
     def world_size(self) -> int:
@@ -59,10 +62,10 @@ class RankTable:
 
     @property
     def version(self) -> str:
-        """1.2 where the table speaks of a super pod, else 1.0."""
+        """1.2 where the table speaks of a super pod, else what was declared, or 1.0."""
         in_pod = any(server.super_pod_id is not None for server in self.servers)
         numbered = any(d.super_device_id is not None for s in self.servers for d in s.devices)
-        return superpods.VERSION if in_pod or numbered else VERSION
+        return superpods.VERSION if in_pod or numbered else self.declared or VERSION
 
 
 def from_cluster(cluster: Cluster) -> RankTable:
@@ -179,7 +182,7 @@ def parse(text: str, source: str = "rank table") -> RankTable:
         for pod in (document.get(superpods.LIST, ()) if in_pods else ())
         for member in pod["server_list"]
     }
-    return RankTable(
+    table = RankTable(
         servers=tuple(
             TableServer(
                 server_id=server["server_id"],
@@ -204,6 +207,8 @@ def parse(text: str, source: str = "rank table") -> RankTable:
             for server in document["server_list"]
         )
     )
+    declared = document["version"]
+    return table if table.version == declared else replace(table, declared=declared)
 
 
 def _others(entry: Mapping[str, object], ours: frozenset[str]) -> Others:

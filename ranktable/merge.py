@@ -54,7 +54,8 @@ def merge(tables: Sequence[RankTable], sources: Sequence[str]) -> RankTable:
                 ),
             )
             for _, server in located
-        )
+        ),
+        declared=next((table.declared for table in tables if table.declared), None),
     )
 
 
@@ -180,9 +181,10 @@ def _missing(
     said = f"{folder}: {len(hosts)} hosts were to write their parts here within {wait_seconds:g} s"
     absent = [i for i in range(len(hosts)) if _part(i) not in parts]
     if absent:
+        command = f"mindbooth ranktable write --folder {folder} --nnodes {len(hosts)} --node_rank"
         return (
-            f"{said}, missing: {listed(absent)}. Start the same command there, with that host's "
-            "number, and see that all hosts mount the same folder."
+            f"{said}, missing: {listed(absent)}. Run on {hosts[absent[0]]}: {command} "
+            f"{absent[0]} (on each host its own number), and see that all mount the same folder."
         )
     others = [i for i in range(len(hosts)) if seals.get(_seal(i)) != sealed]
     return (

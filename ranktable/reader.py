@@ -35,8 +35,12 @@ def read(
     """Read a table of any known layout from a file, or from a folder that holds one.
 
     What can become right is waited for: a file that is missing, half written or not completed.
-    What cannot (a table with faults, a file too large) is told at once.
+    What cannot (a table with faults, a file too large) is told at once. Without a wait the file is
+    a person's own, and only its faults are told.
     """
+    if not wait_seconds:
+        found, text = look(path)
+        return convert(text, str(found))
     deadline = time.monotonic() + wait_seconds
     while True:
         try:
@@ -45,13 +49,21 @@ def read(
         except _NotYetError as not_yet:
             left = deadline - time.monotonic()
             if left <= 0:
-                waited = f" after {wait_seconds:g} s of waiting" if wait_seconds else ""
                 said = str(not_yet).rstrip(".")
                 raise RankTableError(
-                    f"{path}: no completed rank table{waited}; {said}. "
+                    f"{path}: no completed rank table after {wait_seconds:g} s of waiting; {said}. "
                     "Look at what should write it (MindCluster, ModelArts), or wait longer."
                 ) from None
             pause(min(PAUSE_SECONDS, left))
+
+
+def look(path: Path) -> tuple[Path, str]:
+    """Return the file that `path` is or holds, and what it says now, whether completed or not."""
+    try:
+        file = _file(path)
+        return file, _text(file)
+    except _NotYetError as err:
+        raise RankTableError(f"{path}: {err}. Give the path of a rank table.") from None
 
 
 def _file(path: Path) -> Path:
@@ -75,7 +87,7 @@ def _text(file: Path) -> str:
     except PermissionError as err:
         raise RankTableError(f"{file}: may not be read. Give this user the right to.") from err
     except OSError as err:
-        raise _NotYetError(f"{file.name}: {(err.strerror or 'cannot be read').lower()}") from err
+        raise _NotYetError((err.strerror or "cannot be read").lower()) from err
     if len(content) > LARGEST_BYTES:
         raise RankTableError(
             f"{file}: {after.st_size:,} bytes, a rank table has at most {LARGEST_BYTES:,}. "

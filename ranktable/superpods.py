@@ -81,7 +81,10 @@ def _members(
 def _evenness(members: Mapping[str, list[Located]]) -> Iterator[str]:
     sizes = {path: len(held) for path, held in members.items() if held}
     if len(set(sizes.values())) > 1:
-        yield f"{LIST}: super pods differ in number of servers ({uneven(sizes)}). Make them equal."
+        yield (
+            f"{LIST}: super pods differ in number of servers ({uneven(sizes)}). Make them equal, "
+            "or leave the table out (--rank_table off)."
+        )
 
 
 def _device_numbers(servers: Servers, pod_of: Mapping[str, str], listed: bool) -> Iterator[str]:

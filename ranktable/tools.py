@@ -118,12 +118,6 @@ def link_is_up(text: str) -> bool | None:
     return None if match is None else match[1] == "UP"
 
 
-def parse_speed(text: str) -> int | None:
-    """Read `hccn_tool -i N -speed -g` in Mb/s; None where it is unknown."""
-    match = re.search(r"^\s*Speed\s*:\s*(\d+) Mb/s", text, re.MULTILINE)
-    return None if match is None else int(match[1])
-
-
 def network_health(text: str) -> str | None:
     """Read `hccn_tool -i N -net_health -g`: Success, Init, Fault, Receive timeout and others.
 

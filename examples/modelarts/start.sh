@@ -9,7 +9,7 @@ set -e
 shared=${SHARED_DIR:?the folder that all nodes share}
 
 if [ $# -eq 0 ]; then
-    set -- -- --config "$(dirname "$0")/../dog.yaml"
+    set -- -- --config "$(cd "$(dirname "$0")/.." && pwd)/dog.yaml"
 fi
 
 cd "$shared"

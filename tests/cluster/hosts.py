@@ -16,7 +16,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -107,10 +107,8 @@ class Host:
     port: str
     switch: int  # the first process of the host that carries the switch
 
-    def popen(
-        self, command: Sequence[str | Path], *, cwd: Path, deaf: bool = False, **environ: str
-    ) -> Running:
-        """Start a command; `deaf` as nohup does it."""
+    def popen(self, command: Sequence[str | Path], *, cwd: Path, **environ: str) -> Running:
+        """Start a command in `cwd`, which is made; its end is the host's, at the latest."""
         cwd.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=f"terminal-{self.name}-", dir=cwd.parent))
         with (folder / "out").open("wb") as out, (folder / "err").open("wb") as err:
@@ -212,7 +210,7 @@ class Hosts:
     def __len__(self) -> int:
         return len(self.all)
 
-    def __iter__(self):  # type: ignore[no-untyped-def]
+    def __iter__(self) -> Iterator[Host]:
         return iter(self.all)
 
     def _start(self, name: str) -> int:

@@ -136,7 +136,7 @@ class Slurm:
         self, script: Path, *options: str, cwd: Path, arguments: Sequence[str] = (), **environ: str
     ) -> str:
         """sbatch it in `cwd`, where its output goes; return the job's id."""
-        command = ["sbatch", "--parsable", *options, script, *arguments]
+        command: list[str | Path] = ["sbatch", "--parsable", *options, script, *arguments]
         return self.run(*command, cwd=cwd, **environ).strip()
 
     def fields(self, job: str) -> dict[str, str]:
@@ -146,16 +146,6 @@ class Slurm:
 
     def state(self, job: str) -> str:
         return self.fields(job)["JobState"]
-
-    def until(self, job: str, *states: str, seconds: float = LIMIT_SECONDS) -> float:
-        """Return when the job is in one of the states; it must not come to another end before."""
-
-        def there() -> bool:
-            state = self.state(job)
-            assert state in states or state not in FINAL, f"{state}: {self.told(job)}"
-            return state in states
-
-        return wait(there, seconds, lambda: self.told(job))
 
     def wait(self, job: str, seconds: float = LIMIT_SECONDS) -> str:
         """Return the state in which the job has ended, once its last process has."""
@@ -174,9 +164,6 @@ class Slurm:
     def cancel(self, job: str, *options: str) -> None:
         """scancel; ("--batch", "--signal=USR1") is what --signal=B:USR1@N does, at once."""
         self.run("scancel", *options, job)
-
-    def requeue(self, job: str) -> None:
-        self.run("scontrol", "requeue", job)
 
     def output(self, job: str) -> str:
         """What the job's script wrote so far."""

@@ -49,7 +49,7 @@ class Sshd:
     def __enter__(self) -> Sshd:
         self.folder.mkdir(parents=True, exist_ok=True)
         for key in ("host_key", "user_key"):
-            words = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", self.folder / key]
+            words = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(self.folder / key)]
             subprocess.run(words, check=True)
         self._configure()
         try:

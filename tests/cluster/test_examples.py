@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import jobs
+import kubernetes_validate
 import pytest
 import yaml
 from hosts import Hosts, Running, wait
@@ -27,6 +28,7 @@ from mindbooth.launch.options import LaunchConfig
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
+PAGE = ROOT / "docs" / "clusters.md"
 SCRIPTS = sorted(EXAMPLES.glob("*/*.sbatch")) + sorted(
     EXAMPLES / name
     for name in ("lsf/train.lsf", "modelarts/start.sh", "pbs/train.pbs", "ssh/train.sh")
@@ -82,7 +84,6 @@ def test_scripts_are_valid_bash(script: Path) -> None:
 @pytest.mark.parametrize("manifest", MANIFESTS, ids=name_of)
 def test_manifests_keep_to_the_schemas_of_kubernetes(manifest: Path) -> None:
     """Those of Volcano and MindCluster as far as they are Kubernetes': the pods."""
-    schemas = pytest.importorskip("kubernetes_validate")
     for document in documents(manifest):
         checked = [document]
         if document["apiVersion"] not in STANDARD:
@@ -96,7 +97,9 @@ def test_manifests_keep_to_the_schemas_of_kubernetes(manifest: Path) -> None:
                 for t in pod_templates(document)
             ]
         for resource in checked:
-            schemas.validate(resource, schemas.latest_version(), strict=True)
+            kubernetes_validate.validate(
+                resource, kubernetes_validate.latest_version(), strict=True
+            )
 
 
 @pytest.mark.parametrize("manifest", MANIFESTS, ids=name_of)
@@ -158,9 +161,15 @@ def test_dog_yaml_is_the_readme_s_main_job() -> None:
 
 
 def test_the_page_tells_of_every_example() -> None:
-    page = (ROOT / "docs" / "clusters.md").read_text()
+    page = PAGE.read_text()
     untold = [name_of(path) for path in SCRIPTS + MANIFESTS if name_of(path) not in page]
     assert not untold
+
+
+def test_the_links_of_the_page_lead_somewhere() -> None:
+    links = re.findall(r"\]\(([^)#]+)", PAGE.read_text())
+    assert links
+    assert not [link for link in links if not (PAGE.parent / link).exists()]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,6 +177,7 @@ class Site:
     """Two hosts, and a folder that both see, whose dog.yaml is a small training into `out`."""
 
     hosts: Hosts
+    daemons: frozenset[int]
     folder: Path
     path: str
 
@@ -196,9 +206,9 @@ class Site:
     def until_updates(self, running: Running, count: int) -> None:
         running.until(lambda: jobs.updates(self.output) >= count)
 
-    def left(self) -> list[int]:
-        token = jobs.token(self.output)
-        return [pid for host in self.hosts for pid in host.carriers(token)]
+    def left(self) -> set[int]:
+        """What is alive on any host, but for sshd."""
+        return {pid for host in self.hosts for pid in host.processes()} - self.daemons
 
 
 @pytest.fixture
@@ -223,7 +233,8 @@ def site(hosts: Hosts, sshd: Sshd, tiny_pipeline: Path, mini_sdxl: Path, tmp_pat
         program.write_text(text)
         program.chmod(0o755)
     path = f"{tmp_path / 'bin'}:{Path(sys.executable).parent}:{os.environ['PATH']}"
-    return Site(hosts=hosts, folder=tmp_path / "shared", path=path)
+    daemons = frozenset(pid for host in hosts for pid in host.processes())
+    return Site(hosts=hosts, daemons=daemons, folder=tmp_path / "shared", path=path)
 
 
 def pbs(site: Site, **options: Any) -> list[Running]:
@@ -304,6 +315,7 @@ def test_two_hosts_train(site: Site, start: Callable[[Site], list[Running]]) -> 
     log = site.output / "launch" / "attempt-1" / "worker_0.log"
     assert "a device x 2 devices" in log.read_text()
     assert jobs.learned(site.output) > 0
+    wait(lambda: not site.left(), 15)
 
 
 @pytest.mark.parametrize(("start", "number"), [(pbs, signal.SIGTERM), (lsf, signal.SIGUSR1)])

@@ -31,7 +31,7 @@ N1, N2 = 0, 1
 
 @dataclass
 class Job:
-    """One launcher a host, at work or done. `command` tells how the one on a host is started."""
+    """One launcher a host, at work or done; or one alone."""
 
     hosts: Hosts
     launchers: tuple[Running, ...]
@@ -50,27 +50,38 @@ class Job:
         """Return when all launchers together have shown it so often."""
         self.until(lambda: sum(launcher.out.count(words) for launcher in self.launchers) >= times)
 
-    def worker(self, rank: int) -> int:
-        """The pid of a worker; its children have its environment too."""
+    def worker(self, rank: int) -> int | None:
+        """The pid of a worker, once there is one; its children have its environment too."""
         found = {
             pid
             for host in self.hosts
             for pid, environ in host.processes().items()
             if (environ.get("MS_ROLE"), environ.get("RANK_ID")) == ("MS_WORKER", str(rank))
         }
-        (pid,) = (pid for pid in found if _parent(pid) not in found)
-        return pid
+        return next((pid for pid in found if _parent(pid) not in found), None)
+
+    def send(self, rank: int, number: signal.Signals) -> None:
+        """Signal a worker."""
+        pid = self.worker(rank)
+        assert pid is not None, self.shown()
+        os.kill(pid, number)
+
+    def tell_everyone(self, number: signal.Signals) -> None:
+        """Signal every process of the job, as schedulers do."""
+        for host in self.hosts:
+            for pid in host.processes():
+                with suppress(ProcessLookupError):
+                    os.kill(pid, number)
 
     def log(self, rank: int, attempt: int = 1) -> str:
         path = self.output / "launch" / f"attempt-{attempt}" / f"worker_{rank}.log"
         return path.read_text(errors="replace")
 
-    def ends(self, within: float) -> list[int]:
-        """The launchers' statuses, if all end in time, and on no host anything is left then."""
-        start = time.monotonic()
-        statuses = [launcher.end(within) for launcher in self.launchers]
-        wait(lambda: not self.left(), max(0.1, start + within - time.monotonic()), self.shown)
-        return statuses
+    def ends(self, within: float, *, swept_within: float = 1) -> list[int]:
+        """The launchers' statuses, if all end in time, and soon nothing is left on any host."""
+        wait(lambda: all(one.status is not None for one in self.launchers), within, self.shown)
+        wait(lambda: not self.left(), swept_within, self.shown)
+        return [launcher.end() for launcher in self.launchers]
 
     def left(self) -> dict[str, list[str]]:
         return {
@@ -150,7 +161,7 @@ def test_a_killed_worker_is_named_on_both_hosts(start: Start) -> None:
     job.until_told("last words", times=4)
     assert "[3] sum 10.0\n" in job.launchers[N2].out
     job.launchers[N2].until_told("[3] reduced", times=20)
-    os.kill(job.worker(3), signal.SIGKILL)
+    job.send(3, signal.SIGKILL)
     assert job.ends(within=15) == [137, 137], job.shown()
     for launcher in job.launchers:
         first, log, *words = launcher.err.splitlines()
@@ -181,7 +192,7 @@ def test_a_worker_that_does_not_move_is_found_and_every_rank_tells_its_stacks(
     flags = training(max_train_steps=100000)
     job = start(TRAINING, *each(1), "--hang_seconds", "5", flags=flags)
     job.until(lambda: jobs.updates(job.output) >= 2)
-    os.kill(job.worker(place), signal.SIGSTOP)
+    job.send(place, signal.SIGSTOP)
     assert job.ends(within=40) == [1, 1], job.shown()
     for launcher in job.launchers:
         first, *_ = launcher.err.splitlines()
@@ -189,6 +200,14 @@ def test_a_worker_that_does_not_move_is_found_and_every_rank_tells_its_stacks(
         assert f"nothing has moved for 5 s (rank {place}: stopped (SIGSTOP)" in first
     for rank in (0, 1):
         assert "most recent call first" in job.log(rank)
+
+
+def test_a_worker_may_leave_long_after_those_of_the_first_host(start: Start) -> None:
+    job = start(stub("leaves_late"), *each(1))
+    job.until_told("late", times=1)
+    assert job.ends(within=40) == [0, 0], job.shown()
+    assert "asked to stop" not in job.launchers[N2].out
+    assert "ERROR" not in job.log(1)  # as without a scheduler
 
 
 # A stop is asked for.
@@ -218,14 +237,22 @@ def test_ctrl_c_at_one_launcher_is_130_on_both(start: Start, place: int) -> None
     assert sum(launcher.out.count("saved") for launcher in job.launchers) == 4
 
 
-def test_a_scheduler_that_tells_every_process_to_stop_does_no_harm(start: Start) -> None:
+def test_a_scheduler_that_tells_every_process_to_stop_lets_workers_save(start: Start) -> None:
     job = start(stub("waits"), *each(2))
     job.until_told("ready", times=4)
-    for host in job.hosts:
-        for pid in host.processes():
-            os.kill(pid, signal.SIGTERM)
+    job.tell_everyone(signal.SIGTERM)
     assert job.ends(within=15) == [75, 75], job.shown()
     assert sum(launcher.out.count("saved") for launcher in job.launchers) == 4
+
+
+def test_every_process_told_to_stop_before_training_begins_is_a_stop_too(
+    start: Start, training: Callable[..., list[str]]
+) -> None:
+    job = start(TRAINING, *each(1), flags=training(max_train_steps=100000))
+    job.until(lambda: all(_listens(job.worker(rank)) for rank in (0, 1)))
+    job.tell_everyone(signal.SIGTERM)
+    assert job.ends(within=15) == [75, 75], job.shown()
+    assert not list(job.output.glob("checkpoint-*"))
 
 
 def test_a_stop_while_one_host_is_awaited_ends_both(start: Start) -> None:
@@ -254,7 +281,7 @@ def test_without_one_launcher_nothing_goes_on(start: Start, place: int, other: i
     job = start(stub("waits"), *each(2))
     job.until_told("ready", times=4)
     job.launchers[place].send(signal.SIGKILL)
-    statuses = job.ends(within=15)
+    statuses = job.ends(within=10, swept_within=5)
     assert (statuses[place], statuses[other]) == (137, 1), job.shown()
     assert f"mindbooth: host n{place + 1} " in job.launchers[other].err
 
@@ -361,11 +388,11 @@ def test_a_restarted_job_ends_as_the_undisturbed_one(
         TRAINING, *each(1), "--max_restarts", "1", flags=flags, output=tmp_path / "killed"
     )
     killed.until(lambda: jobs.updates(killed.output) >= 5)
-    os.kill(killed.worker(1), signal.SIGKILL)
+    killed.send(1, signal.SIGKILL)
     assert killed.ends(within=120) == [0, 0], killed.shown()
     assert "Updates 5 to 8" in killed.log(0, attempt=2)
     for launcher in killed.launchers:
-        assert "mindbooth: starting again, 1 of 1 times" in launcher.err
+        assert "mindbooth: starting again (restart 1 of 1)" in launcher.err
     assert jobs.learned(whole.output) > 0
     assert np.array_equal(jobs.adapter(whole.output), jobs.adapter(killed.output))
 
@@ -381,6 +408,14 @@ def test_a_job_is_not_restarted_more_often_than_asked(start: Start) -> None:
 
 def _parent(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def _listens(pid: int | None) -> bool:
+    """Whether a process has a handler for TERM."""
+    if pid is None:
+        return False
+    (caught,) = re.findall(r"SigCgt:\s*(\w+)", Path(f"/proc/{pid}/status").read_text())
+    return bool(int(caught, 16) >> (signal.SIGTERM - 1) & 1)
 
 
 def _command(pid: int) -> str:

@@ -32,6 +32,7 @@ class Batch:
     """A user's folder on the cluster, and the flags that all runs in it share."""
 
     slurm: Slurm
+    daemons: frozenset[int]
     folder: Path
     common: Flags
 
@@ -54,18 +55,16 @@ class Batch:
 
         wait(there, LIMIT_SECONDS, lambda: self.slurm.told(job))
 
-    def left(self, output: str) -> list[int]:
-        """What is alive of a job on any host."""
-        token = jobs.token(self.folder / output)
-        return [pid for host in self.slurm.hosts for pid in host.carriers(token)]
+    def left(self) -> set[int]:
+        """What is alive on any host, but for Slurm's daemons."""
+        return {pid for host in self.slurm.hosts for pid in host.processes()} - self.daemons
 
-    def worker(self, output: str, rank: int) -> int:
+    def worker(self, rank: int) -> int:
         """The pid of a worker; its children, which share its environment, came later."""
-        token = jobs.token(self.folder / output)
         return min(
             pid
             for host in self.slurm.hosts
-            for pid, environ in host.carriers(token).items()
+            for pid, environ in host.processes().items()
             if (environ.get("MS_ROLE"), environ.get("RANK_ID")) == ("MS_WORKER", str(rank))
         )
 
@@ -86,7 +85,8 @@ def batch(
         latent_cache_dir=folder / "cache",
         report_to="none",
     )
-    return Batch(slurm=slurm, folder=folder, common=common)
+    daemons = frozenset(pid for host in slurm.hosts for pid in host.processes())
+    return Batch(slurm=slurm, daemons=daemons, folder=folder, common=common)
 
 
 @pytest.fixture(scope="module")
@@ -115,8 +115,9 @@ def test_each_host_has_a_worker(batch: Batch, undisturbed: np.ndarray) -> None:
 def test_scancel_leaves_nothing_and_the_job_does_not_come_back(batch: Batch) -> None:
     job = batch.train("cancelled", max_train_steps=ENDLESS)
     batch.until_updates(job, "cancelled", 2)
+    assert len(batch.left()) > 8  # a script, and on each host srun's daemon, launcher and worker
     batch.slurm.cancel(job)
-    wait(lambda: not batch.left("cancelled"), 15, lambda: batch.slurm.told(job))
+    wait(lambda: not batch.left(), 15, lambda: batch.slurm.told(job))
     assert batch.slurm.wait(job) == "CANCELLED", batch.slurm.told(job)
     assert batch.slurm.fields(job)["Restarts"] == "0"
 
@@ -138,12 +139,12 @@ def test_the_early_signal_saves_requeues_and_finishes_as_if_undisturbed(
 def test_a_killed_worker_fails_the_job_within_15_s(batch: Batch) -> None:
     job = batch.train("killed", max_train_steps=ENDLESS)
     batch.until_updates(job, "killed", 2)
-    os.kill(batch.worker("killed", rank=1), signal.SIGKILL)
+    os.kill(batch.worker(rank=1), signal.SIGKILL)
     assert batch.slurm.wait(job, 15) == "FAILED", batch.slurm.told(job)
     assert batch.slurm.exit_status(job) == 137
     told = batch.slurm.output(job)
     assert re.search(r"rank 1\b.*\bn2\b.*SIGKILL", told), told
-    assert not batch.left("killed")
+    assert not batch.left()
 
 
 def test_a_mistake_in_the_flags_fails_the_job_with_2_and_no_requeue(batch: Batch) -> None:
@@ -151,7 +152,7 @@ def test_a_mistake_in_the_flags_fails_the_job_with_2_and_no_requeue(batch: Batch
     assert batch.slurm.wait(job) == "FAILED", batch.slurm.told(job)
     assert batch.slurm.exit_status(job) == 2
     assert "learning_rat" in batch.slurm.output(job)
-    assert not (batch.folder / "mistaken").exists()
+    assert batch.slurm.fields(job)["Restarts"] == "0"
 
 
 @pytest.fixture(scope="module")

@@ -31,6 +31,12 @@ def fail() -> None:
     raise RuntimeError(f"planted at {time.time()} s")
 
 
+def leave() -> None:
+    """As a worker of the trainer: whoever asks now does not change the status."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.exit(75)
+
+
 def reduces() -> None:
     """Reduce again and again; all leave together when one of them has been asked to."""
     join_group()
@@ -42,7 +48,17 @@ def reduces() -> None:
         time.sleep(0.05)
         print("reduced")
     print("saved")
-    sys.exit(75)
+    leave()
+
+
+def leaves_late() -> None:
+    """Be done half a minute after the other ranks, which have left then."""
+    join_group()
+    signal.signal(signal.SIGTERM, lambda *_: print("asked to stop"))
+    all_reduce(1)
+    if IS_LAST:
+        print("late")
+        time.sleep(30)
 
 
 def raises_before_joining() -> None:
@@ -71,7 +87,7 @@ def waits() -> None:
     while not asked:
         time.sleep(0.05)
     print("saved")
-    sys.exit(75)
+    leave()
 
 
 def never_listens() -> None:

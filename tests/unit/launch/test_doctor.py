@@ -136,7 +136,15 @@ def test_a_folder_that_is_not_there_is_a_fault(tmp_path: Path) -> None:
         start("--folder", str(tmp_path / "nowhere"), "--nnodes", "2", "--node_rank", "0")
     )
     assert status == 1
-    assert state(groups, "hosts", "shared folder") == "fault"
+    (found,) = groups["hosts"]
+    assert (found["state"], found["found"]) == ("fault", f"{tmp_path}/nowhere: it is not there")
+    assert found["remedy"].endswith(f"mkdir -p {tmp_path}/nowhere")
+
+
+def test_a_master_port_that_nothing_tells_is_said_to_be_unknown() -> None:
+    status, groups = end(start("--nnodes", "2", "--node_rank", "0"))
+    assert state(groups, "ports", "master port") == "ok"
+    assert groups["ports"][0]["found"].startswith("not known: ")
 
 
 def test_a_master_port_that_is_taken_is_a_fault_of_host_0(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 
@@ -28,9 +29,9 @@ def connected() -> tuple[socket.socket, socket.socket]:
 def talk() -> Iterator[Talk]:
     """Three hosts."""
     one, two = connected(), connected()
-    head = Link({1: Line(one[0]), 2: Line(two[0])})
-    first = Link({0: Line(one[1])}, node_rank=1)
-    second = Link({0: Line(two[1])}, node_rank=2)
+    head = Link({1: Line(one[0]), 2: Line(two[0])}, hosts=3, workers=6)
+    first = Link({0: Line(one[1])}, node_rank=1, hosts=3, workers=6)
+    second = Link({0: Line(two[1])}, node_rank=2, hosts=3, workers=6)
     yield head, first, second
     for link in (head, first, second):
         link.close()
@@ -169,10 +170,13 @@ def test_what_is_no_message_closes_the_line(noise: bytes) -> None:
     theirs.close()
 
 
-def test_a_host_that_talks_nonsense_is_lost() -> None:
+@pytest.mark.parametrize(
+    "failure", [7, {}, replace(KILLED, host=2).as_json(), replace(KILLED, who=6).as_json()]
+)
+def test_a_host_that_talks_nonsense_is_lost(failure: object) -> None:
     ours, theirs = connected()
-    head, peer = Link({1: Line(ours)}), Line(theirs)
-    peer.send("failed", failure=7)
+    head, peer = Link({1: Line(ours)}, hosts=2, workers=6), Line(theirs)
+    peer.send("failed", failure=failure)
     (lost,) = heard(head, bool)
     assert isinstance(lost, Failure)
     assert (lost.who, lost.host) == (HOST, 1)

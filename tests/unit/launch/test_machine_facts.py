@@ -63,6 +63,19 @@ def test_npus_are_what_both_tools_tell(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.parametrize("line", ["address_0=", "address_0=none"])
+def test_a_bad_line_of_hccn_conf_is_told_and_the_tools_are_asked_all_the_same(
+    tmp_path: Path, line: str
+) -> None:
+    tool(tmp_path / "bin", "npu-smi", f"cat {FIXTURES}/npu_smi_info_910b.txt")
+    path = tool(tmp_path / "bin", "hccn_tool", 'echo "link status: UP"')
+    conf = tmp_path / "hccn.conf"
+    conf.write_text(f"{line}\n")
+    seen, (complaint,) = machine_facts.npus(path, nodes(tmp_path / "dev", 0), conf)
+    assert complaint.startswith(f"{conf}, line 1: {line!r} holds no IP address")
+    assert seen[0] == Seen(health="OK", link="up")
+
+
 def test_a_tool_that_fails_is_told_in_its_own_words(tmp_path: Path) -> None:
     tool(tmp_path / "bin", "hccn_tool", "echo 'hccn_tool: no permission'; exit 1")
     path = tool(
@@ -118,6 +131,21 @@ def test_the_holder_of_a_port_among_many_is_found() -> None:
         port = server.getsockname()[1]
         found = machine_facts.holders([port])
     assert f"(pid {os.getpid()}, " in found[port]
+
+
+@pytest.mark.parametrize(
+    ("base", "ports"),
+    [
+        ("", range(60000, 60032)),
+        ("50000", range(50000, 50032)),
+        ("65504", range(65504, 65536)),
+        ("65530", range(65530, 65536)),
+        ("65536", range(60000, 60032)),
+        ("²", range(60000, 60032)),
+    ],
+)
+def test_hccls_ports_end_where_ports_end(base: str, ports: range) -> None:
+    assert machine_facts.hccl_ports(base) == ports
 
 
 def test_a_folder_is_tried_where_it_would_be_made_and_nothing_stays(tmp_path: Path) -> None:

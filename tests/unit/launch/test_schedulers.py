@@ -46,8 +46,8 @@ ALONE = {"nnodes": 1, "node_rank": 0, "hosts": ("n1",), "master_addr": None}
 @pytest.mark.parametrize(
     ("name", "scheduler", "facts"),
     [
-        ("slurm_step", "slurm", TWO | N1_N2 | {"job": "1.0", "restarts": 0}),
-        ("slurm_requeued", "slurm", TWO | N1_N2 | {"job": "6.1", "restarts": 1}),
+        ("slurm_step", "slurm", TWO | N1_N2 | {"job": "1.0"}),
+        ("slurm_requeued", "slurm", TWO | N1_N2 | {"job": "6.1"}),
         ("slurm_salloc_srun", "slurm", TWO | N1_N2 | {"job": "3.0"}),
         ("slurm_interactive_srun", "slurm", TWO | N1_N2 | {"job": "8.0"}),
         ("slurm_pty_srun", "slurm", TWO | N1_N2 | {"job": "4.2"}),
@@ -75,7 +75,7 @@ def test_a_recorded_environment_is_read(name: str, scheduler: str, facts: dict[s
         ),
         (
             detect("lsf", hostname="hostB.example.org"),
-            TWO | {"hosts": ("hostA", "hostB"), "job": "5025.3", "restarts": 1},
+            TWO | {"hosts": ("hostA", "hostB"), "job": "5025.3"},
         ),
         (
             detect("modelarts"),

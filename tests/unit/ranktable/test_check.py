@@ -160,6 +160,10 @@ PLANTED: list[tuple[Callable[[dict[str, Any]], object], list[str]]] = [
         ["server_list[1].device[1].device_ip: '192.168.0.0' stands at server_list[0].device[0]"],
     ),
     (
+        lambda t: device(t, 1, 1).update(device_ip="192.168.1.1,192.168.1.1"),
+        ["server_list[1].device[1].device_ip: '192.168.1.1' stands at server_list[1].device[1]"],
+    ),
+    (
         lambda t: device(t, 1, 1).update(device_ip="10.1.1.1,10.1.1.2"),
         ["server_list[1].device[1].device_ip: 2 addresses, other devices have 1"],
     ),
@@ -246,7 +250,8 @@ PLANTED_IN_SUPER_PODS: list[tuple[Callable[[dict[str, Any]], object], list[str]]
         [
             "server_list[3].server_id: 'node_3' is in no super pod",
             "super_pod_list: super pods differ in number of servers "
-            "(super_pod_list[0]: 2, super_pod_list[1]: 1)",
+            "(super_pod_list[0]: 2, super_pod_list[1]: 1). Make them equal, or leave the table out "
+            "(--rank_table off).",
         ],
     ),
     (
@@ -516,6 +521,16 @@ def ranked(*ranks: str) -> Callable[[dict[str, Any]], None]:
             lambda t: (
                 t.update(server_count="1", server_list=t["server_list"][:1])
                 or device(t, 0, 1).pop("device_ip")
+            ),
+            [],
+        ),
+        (
+            SUPER_POD,
+            lambda t: (
+                t.update(server_count="2", server_list=t["server_list"][:2])
+                or t["super_pod_list"].pop()
+                and [one.pop("backup_device_ip") for one in t["server_list"][0]["device"]]
+                and device(t, 0, 1).pop("device_ip")
             ),
             ["server_list[0].device[1].device_ip: missing (1 devices in all)"],
         ),

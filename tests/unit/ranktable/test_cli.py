@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import socket
 import subprocess
@@ -171,14 +172,14 @@ def test_write_fills_in_what_the_tools_know(
     assert hccl.parse(capsys.readouterr().out).version == "1.0"
 
 
-def test_a_single_host_needs_no_addresses_and_is_told_when_it_would(
+def test_a_single_host_needs_no_addresses_and_is_not_warned(
     run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "hccn.conf").unlink()
     assert run("write") == 0
     out, err = capsys.readouterr()
     assert "device_ip" not in out
-    assert err.startswith("mindbooth: warning: server_list[0].device[0].device_ip: missing")
+    assert err == ""
 
 
 def test_several_hosts_need_addresses_and_are_told_before_they_wait(
@@ -255,8 +256,29 @@ def test_check_tells_every_fault_of_every_file_and_returns_2(
     assert lines[1] == f"{bad}: 2 faults"
     assert lines[2].startswith("  version: 1.0 is a number")
     assert lines[3].startswith("  server_list[0].device[1].device_ip: ")
-    assert lines[4].startswith(f"{tmp_path}/none.json: cannot be read ([Errno 2]")
+    assert lines[4].startswith(f"{tmp_path}/none.json: no such file or directory. ")
     assert len(lines) == 5
+
+
+def test_check_looks_into_a_folder_as_the_others_do(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = written(tmp_path, "jobstart_hccl.json", table("n0"))
+    assert cli.main(["check", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.startswith(f"{file}: good, ")
+
+
+def test_check_reads_no_pipe_and_nothing_too_large(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pipe, large = tmp_path / "pipe", tmp_path / "large"
+    os.mkfifo(pipe)
+    with large.open("wb") as stream:
+        stream.truncate(100_000_000)
+    assert cli.main(["check", str(pipe), str(large)]) == 2
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith(f"{pipe}: not a file. ")
+    assert lines[1].startswith(f"{large}: 100,000,000 bytes, a rank table has at most ")
 
 
 @pytest.mark.parametrize("others", [(), ("good.json",)])

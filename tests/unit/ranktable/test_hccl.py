@@ -142,6 +142,13 @@ def test_outside_a_super_pod_no_host_ip_is_written() -> None:
     assert "host_ip" not in hccl.render(hccl.from_cluster(replace(before, hosts=hosts)))
 
 
+def test_a_table_of_version_1_2_without_super_pods_stays_one() -> None:
+    text = hccl.render(hccl.from_cluster(cluster(2, 2))).replace('"1.0"', '"1.2"')
+    table = hccl.parse(text)
+    assert json.loads(hccl.render(table))["version"] == "1.2"
+    assert hccl.parse(hccl.render(table)) == table
+
+
 def test_super_pods_in_a_table_of_version_1_0_are_not_read() -> None:
     text = hccl.render(hccl.from_cluster(cluster(2, 2)))
     document = json.loads(text) | {"super_pod_list": "see 1.2"}

@@ -67,6 +67,11 @@ def test_servers_keep_the_order_of_their_ranks() -> None:
     assert merge.merge([turned], ["a.json"]) == whole
 
 
+def test_a_version_that_was_declared_is_kept() -> None:
+    texts = [hccl.render(table(host(i))).replace('"1.0"', '"1.2"') for i in (0, 1)]
+    assert merge.merge([hccl.parse(text) for text in texts], ["a", "b"]).version == "1.2"
+
+
 def test_another_order_of_tables_is_another_table() -> None:
     one, two = table(host(0)), table(host(1))
     ways = [merge.merge([one, two], ["a", "b"]), merge.merge([two, one], ["b", "a"])]
@@ -186,6 +191,13 @@ def test_who_is_missing_is_named_when_the_time_is_up(tmp_path: Path) -> None:
         for ending in endings.values():
             with pytest.raises(RankTableError, match=r"3 hosts were .* within 1 s, missing: n1\."):
                 ending.result()
+
+
+def test_who_is_missing_is_told_with_what_to_run_there(tmp_path: Path) -> None:
+    with pytest.raises(RankTableError, match="missing: n1, n2. Run on n1: mindbooth ") as caught:
+        merge.hand_over(tmp_path, parts_of()[0], host_index=0, hosts=NAMES, wait_seconds=0.0)
+    command = f"ranktable write --folder {tmp_path} --nnodes 3 --node_rank 1 "
+    assert command in str(caught.value)
 
 
 def test_a_clash_ends_the_wait_of_every_host(tmp_path: Path) -> None:

@@ -84,7 +84,7 @@ def test_waiting_really_waits_and_ends_when_another_process_has_written(tmp_path
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        (None, "hccl.json: no such file or directory"),
+        (None, "no such file or directory"),
         (b"", "it is empty"),
         (b" \n", "it is empty"),
         (TEXT[:-3].encode(), "it is not whole: line 20, column 24: not JSON"),
@@ -94,18 +94,40 @@ def test_waiting_really_waits_and_ends_when_another_process_has_written(tmp_path
         (TEXT.encode()[:-10] + "\u00e9".encode()[:1], "is not UTF-8 text"),
     ],
 )
-@pytest.mark.parametrize("wait_seconds", [0.0, 0.05])
 def test_at_the_end_of_the_wait_it_is_told_what_the_file_said_last(
-    tmp_path: Path, content: bytes | None, told: str, wait_seconds: float
+    tmp_path: Path, content: bytes | None, told: str
 ) -> None:
     path = tmp_path / "hccl.json"
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(RankTableError) as caught:
-        reader.read(path, wait_seconds=wait_seconds)
+        reader.read(path, wait_seconds=0.05)
+    waited = "no completed rank table after 0.05 s of waiting"
+    assert str(caught.value).startswith(f"{path}: {waited}; ")
     assert told in str(caught.value)
-    assert str(caught.value).startswith(f"{path}: no completed rank table")
-    assert ("after 0.05 s of waiting" in str(caught.value)) is (wait_seconds > 0)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (None, "no such file or directory. Give the path of a rank table."),
+        (b"", "line 1, column 1: not JSON (Expecting value). Correct it."),
+        (b"[]", "$: a rank table is an object, not a list. Start it with {."),
+        (TEXT.replace('"1.0"', '"3"').encode(), "version: '3' is not known. "),
+        (TEXT.replace("completed", "initializing").encode(), "status: 'initializing', HCCL waits"),
+        (b"\xe9", "byte 0 is not UTF-8 text. Give the path of a rank table."),
+    ],
+)
+def test_without_a_wait_the_faults_of_a_file_are_told_and_no_more(
+    tmp_path: Path, content: bytes | None, told: str
+) -> None:
+    path = tmp_path / "t.json"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(RankTableError) as caught:
+        reader.read(path)
+    assert str(caught.value).startswith(f"{path}: {told}")
+    assert "wait longer" not in str(caught.value)
 
 
 def test_a_folder_without_a_table_is_told_with_the_names_looked_for(tmp_path: Path) -> None:

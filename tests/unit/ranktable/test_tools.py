@@ -51,14 +51,6 @@ def test_a_link_is_up_or_down_or_not_known(text: str, up: bool | None) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "speed"),
-    [("Speed: 100000 Mb/s\n", 100000), ("Speed: Unknown!\n", None), ("Command failed\n", None)],
-)
-def test_a_speed_is_a_number_of_megabits_or_not_known(text: str, speed: int | None) -> None:
-    assert tools.parse_speed(text) == speed
-
-
-@pytest.mark.parametrize(
     ("text", "health"),
     [
         ("net health status: Success\n", "Success"),
