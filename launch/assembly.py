@@ -22,6 +22,7 @@ from . import folders, preflight, rendezvous, show
 from .link import Link, Wait
 from .options import LaunchError
 from .plan import Plan
+from .processes import make_room
 from .rendezvous import Hello, Party
 from .surroundings import Surroundings
 
@@ -46,14 +47,10 @@ def assemble(
     draft = around.plan(attempt=1, job=secrets.token_hex(8), program=program)
     refuse(draft, around)
     party = _party(around, draft, wait=wait, tell=tell)
-    link = Link()
-    if party:
-        count = len(party.hellos)
-        workers = count * party.hellos[0].devices
-        link = Link(party.lines, node_rank=draft.node_rank, hosts=count, workers=workers)
-    with rendezvous.refusing(link.lines):
+    lines = party.lines if party else {}
+    with rendezvous.refusing(lines.values()):
         shared = not party or draft.node_rank == 0 or _sees(around.log_dir, party.attempt)
-        start = _start(around, party, link, draft, program, shared)
+        start = _start(around, party, draft, program, shared)
         if party:
             _agree(around, party, start.plan, shared, wait=wait, tell=tell)
     return start
@@ -81,9 +78,17 @@ def refuse(draft: Plan, around: Surroundings) -> None:
         for port in (site.master_port, site.master_port + 1)[: 1 + several]:
             who = preflight.holder(site.master_addr, port)
             if who is not None:
-                raise preflight.port_taken(
-                    site.master_addr, port, who, source=around.port_source, several_hosts=several
-                )
+                raise _taken(around, port, who)
+
+
+def _taken(around: Surroundings, port: int, who: str) -> LaunchError:
+    return preflight.port_taken(
+        around.site.master_addr,
+        port,
+        who,
+        source=around.port_source,
+        several_hosts=around.site.nnodes > 1,
+    )
 
 
 def _party(
@@ -102,7 +107,11 @@ def _party(
             wait=wait,
             tell=tell,
         )
-    reception = rendezvous.Reception(site.master_addr, site.master_port + 1)
+    make_room(site.nnodes)
+    try:
+        reception = rendezvous.Reception(site.master_addr, site.master_port + 1)
+    except OSError as err:  # taken since we looked
+        raise _taken(around, site.master_port + 1, err.strerror or str(err)) from err
     try:
         hellos, lines = reception.gather(
             _hello(around, draft, site.master_addr),
@@ -134,7 +143,7 @@ def _hello(around: Surroundings, draft: Plan, address: str) -> Hello:
         address=address,
         target=draft.device_target,
         devices=len(here.devices),
-        flags=hashlib.sha256(flags.encode()).hexdigest(),
+        flags=hashlib.sha256(os.fsencode(flags)).hexdigest(),
         table=hccl.render(table),
         attempt=folders.look(around.log_dir),
         clock=time.time(),
@@ -151,7 +160,6 @@ def _hosts(party: Party) -> tuple[Host, ...]:
 def _start(
     around: Surroundings,
     party: Party | None,
-    link: Link,
     draft: Plan,
     program: tuple[str, ...],
     shared: bool,
@@ -174,10 +182,19 @@ def _start(
     plan = renew(attempt, False)
     return Start(
         plan=plan,
-        link=link,
+        link=_link(party, plan) if party else Link(),
         claim=lambda: _claim(around),
         renew=renew,
         forget=lambda: folders.forget(plan.attempt_dir, made_files, made_folders),
+    )
+
+
+def _link(party: Party, plan: Plan) -> Link:
+    return Link(
+        party.lines,
+        node_rank=plan.node_rank,
+        hosts=len(plan.cluster.hosts),
+        workers=plan.cluster.world_size,
     )
 
 
@@ -198,7 +215,8 @@ def _agree(
     for rank in blind:
         tell(
             f"host {party.hellos[rank].name} does not see {around.log_dir}: it keeps its workers' "
-            "logs itself. All hosts must see one cache folder (--latent_cache_dir)."
+            "logs itself. All hosts must see one cache folder (--latent_cache_dir), and one "
+            "--output_dir to restart or resume."
         )
 
 

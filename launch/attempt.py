@@ -20,10 +20,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO
 
-from . import keeper, processes
+from . import folders, keeper, processes
 from .follow import Follower, Terminal, read_tail
 from .heartbeats import Stall, Watch
-from .link import Link
+from .link import Link, is_second
 from .plan import Plan
 from .processes import Member
 from .verdict import (
@@ -96,12 +96,14 @@ class Attempt:
         self.workers_ended_at: float | None = None
         self.failure: Failure | None = None
         self.stop: signal.Signals | None = None
+        self.stopped_at = 0.0
         self.before_start = False
         self.told: set[int] = set()
         self.deadline: float | None = None
         self.out_of_time: set[Member] = set()
         self.watch = Watch(folder=plan.attempt_dir, ranks=tuple(self.logs))
         self.looked_at = 0.0
+        self.began = False
         self.stall: Stall | None = None
         self.dumped_at: float | None = None
 
@@ -133,8 +135,13 @@ class Attempt:
             return not self.alive()
         if self.workers_ended_at is None or not self.msrun_ended():
             return False
+        if not self.link.others_ended():
+            return False  # without the scheduler, which is here, their workers can't leave in peace
         scheduler_left = processes.SCHEDULER in self.ended or not self.plan.has_scheduler
-        return scheduler_left or now > self.workers_ended_at + SCHEDULER_LEAVES_SECONDS
+        # It leaves after the last worker, of all hosts; without it the others would be ended.
+        alone = len(self.plan.cluster.hosts) == 1
+        patience = SCHEDULER_LEAVES_SECONDS if alone else self.plan.grace_seconds
+        return scheduler_left or now > self.workers_ended_at + patience
 
     def patience(self) -> float:
         """How long to sleep: very short while processes appear, which may die at once."""
@@ -143,26 +150,25 @@ class Attempt:
     def outcome(self) -> Outcome:
         """How it ended here."""
         ended = self.ended.items()
-        first = self.watch.beats.get(0)
         return Outcome(
             statuses={who.rank: status for who, status in ended if who.rank is not None},
             failure=self.failure,
             stop=self.stop,
             before_start=self.before_start,
-            began=first is not None and first.began,
+            resumable=self.began and folders.has_checkpoint(self.plan.output_dir),
         )
 
     # What happens.
 
     def ask_to_stop(self, number: signal.Signals, now: float) -> None:
         if self.stop is None:
-            self.stop = number
+            self.stop, self.stopped_at = number, now
             grace = self.plan.grace_seconds
             self.deadline = min(self.deadline or now + grace, now + grace)
             self.terminal.say(
                 f"mindbooth: {number.name}: the workers have {grace:g} s to save and leave"
             )
-        elif number is signal.SIGINT:
+        elif is_second(number, self.stopped_at, now):
             self.deadline = now
 
     def step(self, now: float) -> None:
@@ -189,7 +195,9 @@ class Attempt:
         """Bring the heartbeats up to date, and the bar that shows rank 0's."""
         self.watch.look(now)
         if 0 in self.logs:
-            self.terminal.progress(self.watch.beats[0], now)
+            first = self.watch.beats[0]
+            self.began = self.began or (first is not None and first.began)
+            self.terminal.progress(first, now)
 
     def follow(self, now: float, last: bool = False) -> None:
         """Show what the workers wrote; a traceback that was held back only if all went well."""

@@ -31,7 +31,7 @@ def plan(argv: Sequence[str]) -> int:
         hosts, commands = _by_ssh(config, argv)
         print((show.ssh_as_json if extra.json else show.ssh_as_text)(hosts, commands), end="")
         return 0
-    around = surroundings.look(config, os.environ, strict=False)
+    around = surroundings.look(config, os.environ, pause=None)
     made = around.plan(attempt=folders.look(around.log_dir), job=JOB_OF_A_PLAN)
     print((show.as_json if extra.json else show.as_text)(made), end="")
     return 0
@@ -63,15 +63,20 @@ def _launch(config: LaunchConfig, program: tuple[str, ...], terminal: Terminal) 
     from .leash import Leash
     from .rendezvous import Interrupted
     from .supervise import supervise
-    from .verdict import BAD_INPUT, INTERRUPTED, STOPPED
+    from .verdict import INTERRUPTED, STOPPED
 
     def tell(line: str) -> None:
         terminal.show(f"mindbooth: {line}")
 
-    around = surroundings.look(config, os.environ, strict=True)
     leash = Leash(sys.stdin.fileno(), time.monotonic()) if config.ssh_leash else None
     with Inbox(leash) as inbox:
+
+        def pause(seconds: float) -> None:
+            for number in inbox.wait(seconds):
+                raise Interrupted(number)
+
         try:
+            around = surroundings.look(config, os.environ, pause=pause)
             start = assembly.assemble(around, program, wait=inbox.wait, tell=tell)
         except Interrupted as err:
             terminal.say(f"mindbooth: {err}: stopped before anything was started")
@@ -80,7 +85,7 @@ def _launch(config: LaunchConfig, program: tuple[str, ...], terminal: Terminal) 
         for line in (show.headline(plan), f"logs in {plan.attempt_dir}", *plan.notes):
             tell(line)
         try:
-            status = supervise(
+            return supervise(
                 plan,
                 link=start.link,
                 inbox=inbox,
@@ -88,12 +93,10 @@ def _launch(config: LaunchConfig, program: tuple[str, ...], terminal: Terminal) 
                 terminal=terminal,
                 claim=start.claim,
                 renew=start.renew,
+                forget=start.forget,
             )
         finally:
             start.link.close()
-    if status == BAD_INPUT:
-        start.forget()
-    return status
 
 
 def demo(argv: Sequence[str]) -> int:

@@ -70,6 +70,12 @@ def publish(path: Path, text: str) -> None:
         raise LaunchError(f"--output_dir: {err}") from err
 
 
+def has_checkpoint(output_dir: Path) -> bool:
+    """Whether the trainer has left a checkpoint; each is whole or not there."""
+    names = (path.name for path in output_dir.glob("checkpoint-*"))
+    return any(re.fullmatch(r"checkpoint-\d+", name) for name in names)
+
+
 def missing(*paths: Path) -> tuple[Path, ...]:
     """List the folders, innermost first, that making `paths` would make."""
     folders = {folder for path in paths for folder in (path, *path.parents)}

@@ -149,9 +149,15 @@ class Terminal:
 
 
 def _put(stream: TextIO, text: str) -> None:
-    with suppress(OSError):
+    try:
         stream.write(text)
         stream.flush()
+    except BlockingIOError:
+        pass  # somebody else made the terminal so; what is lost here stands in the logs
+    except OSError:
+        # Nobody reads any more. What is left in the stream would fail once more when Python ends.
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _columns(terminal: TextIO) -> int:

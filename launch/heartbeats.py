@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+UPLOADING = "finish"  # the trainer's last phase: an upload, of any length, shows no sign of life
 TRIES = 3  # at a record that is being written just now
 HOSTS_APART_SECONDS = 3.0
 LONGEST_LOOK_SECONDS = 2.0
@@ -129,6 +130,8 @@ def stalled(
     """
     known = {rank: beat for rank, beat in beats.items() if beat is not None}
     if not hang_seconds or all(beat.updates is None for beat in known.values()):
+        return None
+    if any(beat.phase == UPLOADING for beat in known.values()):
         return None
     quiet = now - max(changed[rank] for rank in known)
     reached = {rank: beat.reached for rank, beat in known.items()}

@@ -1,8 +1,9 @@
 """A small process that outlives the launcher, to end the job when the launcher cannot.
 
-`python -I -m mindbooth.launch.keeper TOKEN`, with a pipe from the launcher as standard input. The
-pipe closes when the launcher is gone, for whatever reason, kill -9 included; then the keeper kills
-what carries the launcher's token, and leaves. After a tidy launch it finds nothing.
+`python -m mindbooth.launch.keeper TOKEN`, with this process's search path, and a pipe from the
+launcher as standard input. The pipe closes when the launcher is gone, for whatever reason, kill -9
+included; then the keeper kills what carries the launcher's token, and leaves. After a tidy launch
+it finds nothing.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ DEAF_TO = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal
 def start(token: str) -> subprocess.Popen[bytes]:
     """Start a keeper; closing its `stdin` tells it to sweep and leave."""
     return subprocess.Popen(
-        [sys.executable, "-I", "-m", "mindbooth.launch.keeper", token],
+        [sys.executable, "-m", "mindbooth.launch.keeper", token],
+        cwd="/",
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         start_new_session=True,

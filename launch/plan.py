@@ -7,6 +7,7 @@ that.
 
 from __future__ import annotations
 
+import os
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -147,7 +148,7 @@ def port_for(key: str) -> int:
 
     Even numbers: the launchers talk on the next one.
     """
-    return AUTO_PORTS[2 * (zlib.crc32(key.encode()) % (len(AUTO_PORTS) // 2))]
+    return AUTO_PORTS[2 * (zlib.crc32(os.fsencode(key)) % (len(AUTO_PORTS) // 2))]
 
 
 def token(job: str, node_rank: int) -> str:

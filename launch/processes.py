@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import resource
 import signal
 import sys
 import time
@@ -25,6 +26,7 @@ PROC = Path("/proc")
 TOKEN = "MINDBOOTH_LAUNCHER"
 PR_SET_CHILD_SUBREAPER = 36
 SWEEP_SECONDS = 10.0
+SPARE_FILES = 256
 SWEEP_PAUSE_SECONDS = 0.02
 
 
@@ -33,9 +35,6 @@ class Member:
     """A part of the job that msrun starts: a worker by its rank, or the scheduler (rank None)."""
 
     rank: int | None
-
-    def __str__(self) -> str:
-        return "the scheduler" if self.rank is None else f"rank {self.rank}"
 
 
 SCHEDULER = Member(rank=None)
@@ -51,6 +50,13 @@ def become_subreaper() -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER) failed")
+
+
+def make_room(connections: int) -> None:
+    """Raise the limit of open files as far as may be, where it is too low for so many."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if connections + SPARE_FILES > soft:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def parse_environ(raw: bytes) -> dict[str, str]:

@@ -24,10 +24,12 @@ from mindbooth.ranktable.topology import RankTableError
 
 from .link import TICK_SECONDS, Line, Message, Wait, encode
 from .options import LaunchError
+from .preflight import clock_remark
 
 KNOCK_SECONDS = 2.0
 REMIND_SECONDS = 30.0
 READY_SECONDS = 60.0
+MOST_STRANGERS = 2048
 
 
 class AbsentError(LaunchError):
@@ -110,7 +112,10 @@ def objection(hello: Hello, mine: Hello, others: Sequence[Hello]) -> str | None:
 
 
 class Reception:
-    """Host 0's door: open from the first moment, so that a taken port is seen at once."""
+    """Host 0's door: open from the first moment, so that a taken port is seen at once.
+
+    Raises OSError where the port is taken.
+    """
 
     def __init__(self, address: str, port: int) -> None:
         self._door = socket.create_server((address, port), backlog=4096)
@@ -122,6 +127,8 @@ class Reception:
 
     def close(self) -> None:
         self._door.close()
+        for line in self._waiting:
+            line.hang_up()
 
     def gather(
         self,
@@ -141,6 +148,13 @@ class Reception:
             while len(hellos) < mine.nnodes:
                 _pause(wait, [self, *self._waiting, *lines.values()])
                 self._admit()
+                for rank, line in list(lines.items()):
+                    message = line.take()
+                    if message is not None:
+                        _heed(message, "nothing")
+                    elif line.closed:
+                        tell(f"host {hellos.pop(rank).name} went away again")
+                        del lines[rank]
                 for line, hello in self._heard(mine.key):
                     reason = objection(hello, mine, list(hellos.values())[1:])
                     if reason:
@@ -149,12 +163,9 @@ class Reception:
                     lines[hello.node_rank] = line
                     hellos[hello.node_rank] = hello
                     tell(f"host {hello.name} is here, {len(hellos)} of {mine.nnodes}")
-                for rank, line in list(lines.items()):
-                    for message in line.receive():
-                        _heed(message)
-                    if line.closed:
-                        tell(f"host {hellos.pop(rank).name} went away again")
-                        del lines[rank]
+                    remark = clock_remark(hello.name, hello.clock - time.time())
+                    if remark:
+                        tell(remark)
                 now = time.monotonic()
                 absent = [rank for rank in range(mine.nnodes) if rank not in hellos]
                 if now > limit:
@@ -165,20 +176,20 @@ class Reception:
         return tuple(hellos[rank] for rank in sorted(hellos)), lines
 
     def _admit(self) -> None:
-        with suppress(BlockingIOError):
-            while True:
+        with suppress(OSError):  # nobody is there any more
+            while len(self._waiting) < MOST_STRANGERS:
                 self._waiting.append(Line(self._door.accept()[0]))
 
     def _heard(self, key: str) -> Iterator[tuple[Line, Hello]]:
         """Who has said hello. Who belongs to another job, or says something else, is sent away."""
         for line in list(self._waiting):
-            messages = line.receive()
-            if not messages and not line.closed:
+            message = line.take()
+            if message is None and not line.closed:
                 continue
             self._waiting.remove(line)
-            hello = _hello(messages)
+            hello = _hello(message)
             if hello is None:
-                line.close()
+                line.hang_up()
             elif hello.key != key:
                 reason = f"the launcher on this port belongs to another job ({key})"
                 _refuse(line, LaunchError(f"{reason}. Give one of them another --master_port."))
@@ -201,20 +212,30 @@ def start_together(party: Party, digest: str, wait: Wait) -> tuple[int, ...]:
     Returns the node ranks that do not see host 0's log folder.
     """
     blind = []
+    waiting = dict(party.lines)
+    limit = time.monotonic() + READY_SECONDS
     with refusing(party.lines.values()):
-        for rank, line in party.lines.items():
-            message = _await(line, READY_SECONDS, wait, who=f"host {party.hellos[rank].name}")
-            if message["digest"] != digest:
-                raise LaunchError(
-                    f"host {party.hellos[rank].name} made another rank table than "
-                    f"{party.hellos[0].name}: {message['digest'][:12]}, not {digest[:12]}. "
-                    "Do both have the same version and options?"
-                )
-            if not message["shared"]:
-                blind.append(rank)
+        while waiting:
+            _pause(wait, list(waiting.values()))
+            for rank, line in list(waiting.items()):
+                name = party.hellos[rank].name
+                message = line.take()
+                if message is None:
+                    _check(line, limit, who=f"host {name}", seconds=READY_SECONDS)
+                    continue
+                answer = _heed(message, "ready")
+                if answer["digest"] != digest:
+                    raise LaunchError(
+                        f"host {name} made another rank table than {party.hellos[0].name}: "
+                        f"{answer['digest'][:12]}, not {digest[:12]}. "
+                        "Do both have the same version and options?"
+                    )
+                if not answer["shared"]:
+                    blind.append(rank)
+                del waiting[rank]
         for line in party.lines.values():
             line.send("go")
-    return tuple(blind)
+    return tuple(sorted(blind))
 
 
 def call(
@@ -235,7 +256,8 @@ def call(
     with refusing([line]):
         line.send("hello", **asdict(hello))
         # Host 0 may have come later than we did, and waits as long for the last one.
-        message = _await(line, 2 * seconds + READY_SECONDS, wait, who=f"host 0 ({address})")
+        patience = 2 * seconds + READY_SECONDS
+        message = _await(line, "welcome", patience, wait, who=f"host 0 ({address})")
     hellos = tuple(Hello(**told) for told in message["hellos"])
     return Party(hellos=hellos, job=message["job"], attempt=message["attempt"], lines={0: line})
 
@@ -245,7 +267,7 @@ def ready(party: Party, *, digest: str, shared: bool, wait: Wait) -> None:
     line = party.lines[0]
     with refusing([line]):
         line.send("ready", digest=digest, shared=shared)
-        _await(line, 2 * READY_SECONDS, wait, who=f"host {party.hellos[0].name}")
+        _await(line, "go", 2 * READY_SECONDS, wait, who=f"host {party.hellos[0].name}")
 
 
 def _reach(
@@ -275,18 +297,22 @@ def _reach(
             return Line(connection), hello_from(connection.getsockname()[0])
 
 
-def _await(line: Line, seconds: float, wait: Wait, *, who: str) -> Message:
-    """The next message; a refusal is the error that it tells."""
+def _await(line: Line, kind: str, seconds: float, wait: Wait, *, who: str) -> Message:
+    """The next message, which is to be of a kind; a refusal is the error that it tells."""
     limit = time.monotonic() + seconds
     while True:
         message = line.take()
         if message is not None:
-            return _heed(message)
-        if line.closed:
-            raise AbsentError(f"{who} ended while this host waited for it. See what it says.")
-        if time.monotonic() > limit:
-            raise AbsentError(f"{who} said nothing for {seconds:g} s.")
+            return _heed(message, kind)
+        _check(line, limit, who=who, seconds=seconds)
         _pause(wait, [line])
+
+
+def _check(line: Line, limit: float, *, who: str, seconds: float) -> None:
+    if line.closed:
+        raise AbsentError(f"{who} ended while this host waited for it. See what it says.")
+    if time.monotonic() > limit:
+        raise AbsentError(f"{who} said nothing for {seconds:g} s.")
 
 
 def _pause(wait: Wait, listening: Sequence[Line | Reception]) -> None:
@@ -309,22 +335,24 @@ def _refuse(line: Line, err: Exception) -> None:
     number = int(err.number) if isinstance(err, Interrupted) else None
     absent = isinstance(err, AbsentError)
     line.send("refused", reason=str(err), absent=absent, signal=number)
-    line.close()
+    line.end()
 
 
-def _heed(message: Message) -> Message:
-    """Raise what a refusal tells; return any other message."""
-    if message["kind"] != "refused":
+def _heed(message: Message, kind: str) -> Message:
+    """Return a message that is of the expected kind; raise what a refusal tells."""
+    if message["kind"] == kind:
         return message
+    if message["kind"] != "refused":
+        raise LaunchError(f"{kind} was expected of another host, {message['kind']} came.")
     if message["signal"] is not None:
         raise Interrupted(Signals(message["signal"]))
     raise (AbsentError if message["absent"] else LaunchError)(message["reason"])
 
 
-def _hello(messages: Sequence[Message]) -> Hello | None:
-    if not messages or messages[0]["kind"] != "hello":
+def _hello(message: Message | None) -> Hello | None:
+    if message is None or message["kind"] != "hello":
         return None
-    told = {name: value for name, value in messages[0].items() if name != "kind"}
+    told = {name: value for name, value in message.items() if name != "kind"}
     try:
         hello = Hello(**told)
     except TypeError:  # another version, or somebody else

@@ -104,7 +104,7 @@ class _Here:
     def file(self, path: Path) -> str | None:
         try:
             return self.read(path)
-        except OSError:
+        except (OSError, UnicodeDecodeError):
             return None
 
 

@@ -21,6 +21,7 @@ from math import inf
 from . import leash
 from .follow import Terminal
 from .inbox import Inbox
+from .processes import make_room
 from .ssh_client import SSH_FAILED, Remote, complaint
 from .verdict import FAILED, INTERRUPTED, OK, STOPPED
 
@@ -51,6 +52,7 @@ def fan_out(
 ) -> int:
     """Run each host's command (`remote.py` writes them) to its end; return the job's status."""
     remotes: list[Remote] = []
+    make_room(3 * len(hosts))
     with Inbox() as inbox:
         try:
             for host, command in zip(hosts, commands, strict=True):

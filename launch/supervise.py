@@ -18,6 +18,7 @@ from .attempt import Attempt, start_msrun
 from .follow import Terminal
 from .inbox import Inbox
 from .link import Link
+from .options import LaunchError
 from .plan import Plan
 from .verdict import Outcome, describe, farewell
 
@@ -31,18 +32,26 @@ def supervise(
     terminal: Terminal,
     claim: Callable[[], int],
     renew: Callable[[int, bool], Plan],
+    forget: Callable[[], None],
 ) -> int:
     """Run the plan, and again after a failure if it says so.
 
     `inherited` is the environment to start from. `claim` makes the folder of another attempt (on
     host 0), and `renew` the plan of it: its number, and whether to go on from a checkpoint.
+    `forget` undoes what was made, if all that there was to say is one line about the input.
     """
     processes.become_subreaper()
     guard = keeper.start(plan.token)
     restarts, resume = 0, False
 
     def again(whole: Outcome) -> int | None:
-        return claim() if whole.may_restart and restarts < plan.max_restarts else None
+        if not whole.may_restart or restarts == plan.max_restarts:
+            return None
+        try:
+            return claim()
+        except LaunchError as err:
+            terminal.say(f"mindbooth: no restart: {err}")
+            return None
 
     try:
         while True:
@@ -51,8 +60,10 @@ def supervise(
             for line in _report(whole, plan):
                 terminal.say(line)
             if following is None:
+                if restarts == 0 and whole.failure is not None and whole.failure.is_bad_input:
+                    forget()
                 return whole.status
-            restarts, resume = restarts + 1, resume or whole.began
+            restarts, resume = restarts + 1, resume or whole.resumable
             terminal.say(f"mindbooth: starting again (restart {restarts} of {plan.max_restarts})")
             plan = renew(following, resume)
     finally:
@@ -67,7 +78,7 @@ def _attempt(
         job = Attempt(plan, link, start_msrun(plan, inherited, output), output, terminal)
         try:
             while not job.over(time.monotonic()):
-                for number in inbox.wait(job.patience(), link.lines):
+                for number in inbox.wait(job.patience(), link.sources):
                     link.stop(number)
                     job.ask_to_stop(number, time.monotonic())
                 job.step(time.monotonic())

@@ -11,7 +11,7 @@ import socket
 import sys
 import time
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -70,11 +70,13 @@ class Surroundings:
         return f"which follows from {self.key}"
 
 
-def look(config: LaunchConfig, environ: Mapping[str, str], *, strict: bool) -> Surroundings:
+def look(
+    config: LaunchConfig, environ: Mapping[str, str], *, pause: Callable[[float], None] | None
+) -> Surroundings:
     """Look around.
 
-    `strict`, for a launch: the master's address must be one that works, and a rank table that is
-    still being written is waited for.
+    `pause`, for a launch: sleeps, while a name or a rank table that is still to come is waited
+    for. Without it what isn't there is left open, as a plan may be made elsewhere.
     """
     hostname = socket.gethostname()
     found = schedulers.detect(environ, hostname=hostname, scheduler=config.scheduler)
@@ -95,9 +97,9 @@ def look(config: LaunchConfig, environ: Mapping[str, str], *, strict: bool) -> S
         allocation=allocation,
         output_dir=output_dir,
         log_dir=log_dir,
-        site=_site(config, allocation, key, strict),
+        site=_site(config, allocation, key, pause),
         key=key,
-        table_text=_table(config, allocation, TABLE_SECONDS if strict else 0.0),
+        table_text=_table(config, allocation, pause),
     )
 
 
@@ -118,7 +120,9 @@ def _machine(config: LaunchConfig, environ: Mapping[str, str]) -> Machine:
     )
 
 
-def _site(config: LaunchConfig, allocation: Allocation, key: str, strict: bool) -> Site:
+def _site(
+    config: LaunchConfig, allocation: Allocation, key: str, pause: Callable[[float], None] | None
+) -> Site:
     if allocation.nnodes == 1:
         return Site(
             master_port=config.master_port or free_port(key),
@@ -127,7 +131,7 @@ def _site(config: LaunchConfig, allocation: Allocation, key: str, strict: bool) 
         )
     named = allocation.master_addr or allocation.hosts[0]  # `agree` saw to one of them
     return Site(
-        master_addr=_address(named, config, allocation) if strict else _address_or_name(named),
+        master_addr=_address(named, config, allocation, pause) if pause else _or_name(named),
         master_port=config.master_port or allocation.master_port or port_for(key),
         nnodes=allocation.nnodes,
         node_rank=allocation.node_rank,
@@ -137,7 +141,9 @@ def _site(config: LaunchConfig, allocation: Allocation, key: str, strict: bool) 
     )
 
 
-def _address(name: str, config: LaunchConfig, allocation: Allocation) -> str:
+def _address(
+    name: str, config: LaunchConfig, allocation: Allocation, pause: Callable[[float], None]
+) -> str:
     """Look the master up. The name of a pod, as a scheduler gives it, may appear a little later."""
     by_hand = config.master_addr is not None
     source = "--master_addr" if by_hand else f"{allocation.source}:"
@@ -152,17 +158,19 @@ def _address(name: str, config: LaunchConfig, allocation: Allocation) -> str:
             if not told:
                 print(f"mindbooth: waiting for an address of {name}", flush=True)
                 told = True
-            time.sleep(LOOK_UP_SECONDS)
+            pause(LOOK_UP_SECONDS)
 
 
-def _address_or_name(name: str) -> str:
+def _or_name(name: str) -> str:
     try:
         return preflight.resolve(name, several_hosts=True)
     except LaunchError:  # a plan may be made elsewhere
         return name
 
 
-def _table(config: LaunchConfig, allocation: Allocation, seconds: float) -> str | None:
+def _table(
+    config: LaunchConfig, allocation: Allocation, pause: Callable[[float], None] | None
+) -> str | None:
     """The content of --rank_table PATH.
 
     Only a platform's own file is waited for, as it may still be written; a user's is there and
@@ -172,13 +180,13 @@ def _table(config: LaunchConfig, allocation: Allocation, seconds: float) -> str 
     if not isinstance(path, Path) or config.device_target == "CPU":
         return None
     platform = (schedulers.MINDCLUSTER_TABLE, allocation.rank_table)
-    if path not in platform and path.parent not in platform:
-        seconds = 0.0
-        if not path.exists():
-            raise LaunchError(f"--rank_table {path}: no such file. Give auto, off, or a file.")
-    elif seconds:
-        print(f"mindbooth: reading the rank table {path}, once it is complete", flush=True)
-    return hccl.render(reader.read(path, wait_seconds=seconds))
+    if path in platform or path.parent in platform:
+        if pause is not None:
+            print(f"mindbooth: reading the rank table {path}, once it is complete", flush=True)
+            return hccl.render(reader.read(path, wait_seconds=TABLE_SECONDS, pause=pause))
+    elif not path.exists():
+        raise LaunchError(f"--rank_table {path}: no such file. Give auto, off, or a file.")
+    return hccl.render(reader.read(path))
 
 
 def output_folders(config: LaunchConfig) -> tuple[Path, Path]:
@@ -229,7 +237,7 @@ def hosts(config: LaunchConfig) -> tuple[tuple[str, ...], int | None]:
 
 def free_port(key: str) -> int:
     """Find a free port; the search starts where `key` says, so that plan and launch agree."""
-    start = zlib.crc32(key.encode()) % len(AUTO_PORTS)
+    start = zlib.crc32(os.fsencode(key)) % len(AUTO_PORTS)
     for offset in range(len(AUTO_PORTS)):
         port = AUTO_PORTS[(start + offset) % len(AUTO_PORTS)]
         if preflight.holder(LOOPBACK, port) is None:

@@ -68,14 +68,14 @@ class Outcome:
     """How an attempt ended, on one host or on all.
 
     statuses: by rank. stop: the signal that asked for a stop, if one did. before_start: the stop
-    met workers that had nothing to save. began: checkpoints in the output folder are this job's.
+    met workers that had nothing to save. resumable: there is a checkpoint of this job.
     """
 
     statuses: Mapping[int, int] = field(default_factory=dict)
     failure: Failure | None = None
     stop: int | None = None
     before_start: bool = False
-    began: bool = False
+    resumable: bool = False
 
     def as_json(self) -> dict[str, Any]:
         failure = self.failure.as_json() if self.failure else None
@@ -116,7 +116,7 @@ def together(outcomes: Sequence[Outcome], first: Failure | None) -> Outcome:
         failure=first or next(iter(told), None),
         stop=next(iter(stops), None),
         before_start=any(outcome.before_start for outcome in outcomes),
-        began=any(outcome.began for outcome in outcomes),
+        resumable=any(outcome.resumable for outcome in outcomes),
     )
 
 

@@ -205,9 +205,8 @@ def test_a_worker_that_does_not_move_is_found_and_every_rank_tells_its_stacks(
 def test_a_worker_may_leave_long_after_those_of_the_first_host(start: Start) -> None:
     job = start(stub("leaves_late"), *each(1))
     job.until_told("late", times=1)
-    assert job.ends(within=40) == [0, 0], job.shown()
-    assert "asked to stop" not in job.launchers[N2].out
-    assert "ERROR" not in job.log(1)  # as without a scheduler
+    assert job.ends(within=20) == [0, 0], job.shown()
+    assert "ERROR" not in job.log(1)  # which tells, every few seconds, that the scheduler is gone
 
 
 # A stop is asked for.

@@ -113,9 +113,17 @@ def test_a_choice_that_cannot_be_made_says_what_is_there(
     assert told in str(caught.value)
 
 
+NO_ADDRESSES = replace(SERVER, devices=tuple(Device(physical_id=i) for i in range(8)))
+
+
 def test_a_given_table_chooses_the_devices() -> None:
-    choice = choose(LaunchConfig(rank_table=Path("t.json")), SERVER, table(4, 5))
+    choice = choose(LaunchConfig(rank_table=Path("t.json")), NO_ADDRESSES, table(4, 5))
     assert (ids(choice), choice.visible) == ([4, 5], "4,5")
+
+
+def test_a_given_table_of_another_host_is_refused() -> None:
+    with pytest.raises(LaunchError, match=r"the address 10\.0\.0\.5, here it is 192\.168\.4\.1"):
+        choose(LaunchConfig(rank_table=Path("t.json")), SERVER, table(4, 5))
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ def test_a_place_that_takes_no_files_is_told_with_the_option(tmp_path: Path) -> 
     (tmp_path / "out").write_text("a file, not a folder")
     with pytest.raises(LaunchError, match=r"--log_dir: cannot write in .*out/launch"):
         folders.claim(tmp_path / "out" / "launch", "--log_dir")
-    with pytest.raises(LaunchError, match=r"--output_dir: cannot write .*plan\.json"):
+    with pytest.raises(LaunchError, match=r"--output_dir: .*plan\.json: cannot be written"):
         folders.publish(tmp_path / "out" / "launch" / "plan.json", "")
 
 

@@ -34,7 +34,14 @@ def talk() -> Iterator[Talk]:
     second = Link({0: Line(two[1])}, node_rank=2, hosts=3, workers=6)
     yield head, first, second
     for link in (head, first, second):
-        link.close()
+        vanish(link)
+
+
+def vanish(link: Link) -> None:
+    """As if its launcher was killed."""
+    link._ended.set()
+    for line in link.sources:
+        line.hang_up()
 
 
 def silent(_: float, others: Sequence[object] = ()) -> list[signal.Signals]:
@@ -119,7 +126,7 @@ def test_no_restart_after_a_stop_request(talk: Talk) -> None:
 
 def test_a_launcher_that_is_gone_is_a_lost_host_for_all(talk: Talk) -> None:
     head, first, second = talk
-    first.close()
+    vanish(first)
     (lost,) = heard(head, bool)
     assert isinstance(lost, Failure)
     assert (lost.who, lost.host, lost.status) == (HOST, 1, 1)
@@ -142,9 +149,81 @@ def test_a_silent_host_is_lost(talk: Talk, monkeypatch: pytest.MonkeyPatch) -> N
     assert [(f.host, f.who) for f in found if isinstance(f, Failure)] == [(1, HOST)]
 
 
+def test_silence_while_we_did_not_listen_is_no_loss(
+    talk: Talk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    head, first, second = talk
+    assert head.hear() == []
+    monkeypatch.setattr(module, "LOST_SECONDS", 0.2)
+    for line in head.sources:
+        line.heard_at -= 60
+    monkeypatch.setattr(module, "BEAT_SECONDS", 0.05)
+    time.sleep(0.1)  # the launcher is suspended
+    assert head.hear() == []
+    assert first.hear() == second.hear() == []
+
+
+def test_a_host_that_is_lost_after_its_failure_prevents_a_restart(talk: Talk) -> None:
+    head, first, second = talk
+    first.failed(KILLED)
+    assert heard(head, bool) == [KILLED]
+    vanish(first)
+    ends = settle([head, second], [Outcome(failure=KILLED)] * 2, again=7)
+    assert [(end.failure, again) for end, again in ends] == [(KILLED, None)] * 2
+
+
+def test_what_follows_the_end_of_an_attempt_belongs_to_the_next(talk: Talk) -> None:
+    head, first, _ = talk
+    whole = Outcome(failure=LATER)
+    head._tell("end", outcome=whole.as_json(), again=2)
+    head._tell("failed", failure=KILLED.as_json())
+    assert first.settle(whole, silent, lambda _: None) == (whole, 2)
+    assert heard(first, bool) == [KILLED]
+
+
+def test_a_stop_that_crosses_the_end_is_heeded_by_the_next_attempt(talk: Talk) -> None:
+    head, first, _ = talk
+    whole = Outcome(failure=LATER)
+    stops = [signal.SIGTERM]
+
+    def wait(_: float, others: Sequence[object] = ()) -> list[signal.Signals]:
+        head._tell("end", outcome=whole.as_json(), again=2)
+        return [stops.pop()]
+
+    assert first.settle(whole, wait, lambda _: None) == (whole, 2)
+    assert first.hear() == [signal.SIGTERM]
+    assert heard(head, bool) == [signal.SIGTERM]
+
+
+def test_one_ctrl_c_that_comes_to_each_host_is_passed_on_once(talk: Talk) -> None:
+    head, first, second = talk
+    for link in talk:
+        link.stop(signal.SIGINT)
+    for link in talk:
+        assert set(heard(link, bool)) <= {signal.SIGINT}
+    assert not module.is_second(signal.SIGINT, 10.0, 11.0)
+    assert module.is_second(signal.SIGINT, 10.0, 13.0)
+    assert not module.is_second(signal.SIGTERM, 10.0, 13.0)
+    assert second is talk[2]
+
+
+def test_a_long_end_arrives_though_beats_were_not_read(talk: Talk) -> None:
+    head, first, second = talk
+    vanish(second)
+    for _ in range(50):
+        first._tell("beat")
+    whole = Outcome(statuses=dict.fromkeys(range(20_000), 0))
+    head._tell("end", outcome=whole.as_json(), again=None)
+    with ThreadPoolExecutor(1) as threads:
+        closed = threads.submit(head.close)
+        assert first.settle(whole, silent, lambda _: None) == (whole, None)
+        first.close()
+        closed.result(timeout=20)
+
+
 def test_without_host_0_each_host_ends_by_itself(talk: Talk) -> None:
     head, first, _ = talk
-    head.close()
+    vanish(head)
     (lost,) = heard(first, bool)
     assert isinstance(lost, Failure)
     whole, again = first.settle(Outcome(failure=lost), silent, lambda _: 7)
@@ -153,20 +232,22 @@ def test_without_host_0_each_host_ends_by_itself(talk: Talk) -> None:
 
 def test_a_hosts_own_failure_is_told_though_host_0_is_lost(talk: Talk) -> None:
     head, first, _ = talk
-    head.close()
+    vanish(head)
     first.failed(KILLED)
     whole, _ = first.settle(Outcome(failure=KILLED), silent, lambda _: None)
     assert whole.failure == KILLED
 
 
-@pytest.mark.parametrize("noise", [b"GET / HTTP/1.1\r\n", b"[1]\n", b"{}\n", b"\xff\xfe\n"])
+@pytest.mark.parametrize(
+    "noise", [b"GET / HTTP/1.1\r\n", b"[1]\n", b"{}\n", b"\xff\xfe\n", b"[" * 50_000 + b"\n"]
+)
 def test_what_is_no_message_closes_the_line(noise: bytes) -> None:
     ours, theirs = connected()
     line = Line(ours)
     theirs.sendall(noise)
-    assert line.receive() == []
+    assert line.take() is None
     assert line.closed
-    line.close()
+    line.hang_up()
     theirs.close()
 
 
@@ -180,7 +261,7 @@ def test_a_host_that_talks_nonsense_is_lost(failure: object) -> None:
     (lost,) = heard(head, bool)
     assert isinstance(lost, Failure)
     assert (lost.who, lost.host) == (HOST, 1)
-    peer.close()
+    peer.hang_up()
 
 
 def test_a_large_message_arrives_whole_while_others_wait() -> None:
@@ -193,14 +274,15 @@ def test_a_large_message_arrives_whole_while_others_wait() -> None:
     limit = time.monotonic() + 10
     while len(found) < 2:
         assert time.monotonic() < limit
-        sender.receive()
-        found += receiver.receive()
+        sender.take()
+        message = receiver.take()
+        found += [message] if message else []
     assert [message["kind"] for message in found] == ["large", "small"]
     assert found[0]["text"] == text
-    sender.close()
-    receiver.close()
+    sender.hang_up()
+    receiver.hang_up()
 
 
 def test_outcomes_survive_the_journey() -> None:
-    whole = Outcome(statuses={3: 137}, failure=KILLED, stop=15, before_start=True, began=True)
+    whole = Outcome(statuses={3: 137}, failure=KILLED, stop=15, before_start=True, resumable=True)
     assert Outcome.from_json(whole.as_json()) == whole

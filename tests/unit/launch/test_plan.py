@@ -244,11 +244,15 @@ def test_a_given_table_tells_each_host_its_devices() -> None:
     text = hccl.render(hccl.from_cluster(cluster))
     config = LaunchConfig(rank_table=Path("t.json"))
     site = replace(SECOND, peers=peers(2))
-    plan = plan_for(config, SERVER, table_text=text, site=site)
+    second = tuple(Device(physical_id=i, address=f"192.168.1.{i + 1}") for i in range(8))
+    machine = replace(SERVER, devices=second)
+    plan = plan_for(config, machine, table_text=text, site=site)
     assert [worker.device.physical_id for worker in plan.here] == [0, 1]
     assert plan.table.text == text
     with pytest.raises(LaunchError, match="names 3 servers, but the job has 2 hosts"):
-        plan_for(config, SERVER, table_text=text, site=replace(site, nnodes=2))
+        plan_for(config, machine, table_text=text, site=replace(site, nnodes=2))
+    with pytest.raises(LaunchError, match="in the order of node ranks"):
+        plan_for(config, machine, table_text=text, site=replace(site, node_rank=0))
 
 
 def test_a_restart_goes_on_from_the_newest_checkpoint() -> None:

@@ -188,7 +188,7 @@ def test_a_host_that_goes_away_may_come_again(meeting: Meeting) -> None:
     line.send("hello", **asdict(host(1)))
     while not any("n1 is here" in told for told in meeting.told):
         time.sleep(0.01)
-    line.close()
+    line.hang_up()
     while "host n1 went away again" not in meeting.told:
         time.sleep(0.01)
     calls = [meeting.call(host(1)), meeting.call(host(2))]

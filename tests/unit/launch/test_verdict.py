@@ -76,13 +76,13 @@ def test_what_the_hosts_told_is_joined_and_the_first_failure_decides() -> None:
     first, later = failure(3, 137), failure(0, 1)
     whole = together(
         [
-            Outcome(statuses={0: 1, 1: 75}, failure=later, began=True),
+            Outcome(statuses={0: 1, 1: 75}, failure=later, resumable=True),
             Outcome(statuses={2: 0, 3: 137}, failure=first, stop=TERM),
         ],
         first,
     )
     assert whole == Outcome(
-        statuses={0: 1, 1: 75, 2: 0, 3: 137}, failure=first, stop=TERM, began=True
+        statuses={0: 1, 1: 75, 2: 0, 3: 137}, failure=first, stop=TERM, resumable=True
     )
     assert together([Outcome(), Outcome(failure=later)], None).failure == later
 
