@@ -83,6 +83,7 @@ class Attempt:
         terminal: Terminal,
     ) -> None:
         self.plan = plan
+        self.alone = len(plan.cluster.hosts) == 1
         self.link = link
         self.msrun = msrun
         self.output = output
@@ -139,8 +140,7 @@ class Attempt:
             return False  # without the scheduler, which is here, their workers can't leave in peace
         scheduler_left = processes.SCHEDULER in self.ended or not self.plan.has_scheduler
         # It leaves after the last worker, of all hosts; without it the others would be ended.
-        alone = len(self.plan.cluster.hosts) == 1
-        patience = SCHEDULER_LEAVES_SECONDS if alone else self.plan.grace_seconds
+        patience = SCHEDULER_LEAVES_SECONDS if self.alone else self.plan.grace_seconds
         return scheduler_left or now > self.workers_ended_at + patience
 
     def patience(self) -> float:
@@ -168,7 +168,7 @@ class Attempt:
             self.terminal.say(
                 f"mindbooth: {number.name}: the workers have {grace:g} s to save and leave"
             )
-        elif is_second(number, self.stopped_at, now):
+        elif is_second(number, self.stopped_at, now) or (number is signal.SIGINT and self.alone):
             self.deadline = now
 
     def step(self, now: float) -> None:

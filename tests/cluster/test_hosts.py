@@ -227,6 +227,15 @@ def test_a_stop_request_to_one_launcher_saves_and_stops_on_both(
         assert "stopped on request, everything saved" in launcher.err
 
 
+def test_one_ctrl_c_that_reaches_every_launcher_is_no_second_one(start: Start) -> None:
+    job = start(stub("waits"), *each(2))
+    job.until_told("ready", times=4)
+    for launcher in job.launchers:
+        launcher.send(signal.SIGINT)
+    assert job.ends(within=15) == [130, 130], job.shown()
+    assert sum(launcher.out.count("saved") for launcher in job.launchers) == 4
+
+
 @pytest.mark.parametrize("place", [N1, N2])
 def test_ctrl_c_at_one_launcher_is_130_on_both(start: Start, place: int) -> None:
     job = start(stub("waits"), *each(2))

@@ -251,6 +251,19 @@ def test_a_taken_port_is_told_before_anything_is_started(tmp_path: Path) -> None
     assert not list(tmp_path.iterdir())
 
 
+def test_two_jobs_on_one_host_at_the_same_time_take_two_ports(start: Start, tmp_path: Path) -> None:
+    one = start("saves_and_stops", "--log_dir", "logs")
+    one.wait_for("ready", times=2)
+    other = start("saves_and_stops", "--log_dir", "logs")  # in the same folder, even
+    other.wait_for("ready", times=2)
+    ports = [re.findall(r"port (\d+)$", run.out, flags=re.MULTILINE) for run in (one, other)]
+    for run in (one, other):
+        run.process.send_signal(signal.SIGTERM)
+        assert run.end() == 75, run.err
+    assert len(ports[0]) == 1
+    assert {path.name for path in (tmp_path / "logs").iterdir()} == {"attempt-1", "attempt-2"}
+
+
 def test_a_scheduler_that_dies_ends_the_job_at_once(start: Start) -> None:
     """A port can be taken after the launcher looked: msrun itself would wait ten minutes."""
     run = start("trains")
