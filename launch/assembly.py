@@ -46,13 +46,23 @@ def assemble(
     """Check what can be checked, find the other hosts, make folders and files."""
     draft = around.plan(attempt=1, job=secrets.token_hex(8), program=program)
     refuse(draft, around)
+    absent = folders.missing(around.log_dir, draft.launch_dir)
+    files = [path for path in (draft.launch_dir / PLAN, draft.table.path) if not path.exists()]
     party = _party(around, draft, wait=wait, tell=tell)
     lines = party.lines if party else {}
     with rendezvous.refusing(lines.values()):
         shared = not party or draft.node_rank == 0 or _sees(around.log_dir, party.attempt)
         start = _start(around, party, draft, program, shared)
+        if draft.node_rank == 0 or not shared:  # else host 0 does it for both
+            made = start.plan.attempt_dir
+            start = replace(start, forget=lambda: folders.forget(made, files, absent))
         if party:
-            _agree(around, party, start.plan, shared, wait=wait, tell=tell)
+            try:
+                _agree(around, party, start.plan, shared, wait=wait, tell=tell)
+            except BaseException:
+                start.forget()
+                raise
+            start = replace(start, link=_link(party, start.plan))
     return start
 
 
@@ -166,9 +176,6 @@ def _start(
 ) -> Start:
     site = replace(around.site, peers=_hosts(party)) if party else around.site
     job = party.job if party else draft.job
-    log_dir = around.log_dir
-    made_folders = folders.missing(log_dir, draft.launch_dir)
-    made_files = [f for f in (draft.launch_dir / PLAN, draft.table.path) if not f.exists()]
     attempt = party.attempt if party else _claim(around)
 
     def renew(attempt: int, resume: bool) -> Plan:
@@ -182,10 +189,10 @@ def _start(
     plan = renew(attempt, False)
     return Start(
         plan=plan,
-        link=_link(party, plan) if party else Link(),
+        link=Link(),
         claim=lambda: _claim(around),
         renew=renew,
-        forget=lambda: folders.forget(plan.attempt_dir, made_files, made_folders),
+        forget=lambda: None,
     )
 
 

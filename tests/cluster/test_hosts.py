@@ -383,6 +383,18 @@ def test_two_jobs_on_the_same_hosts_do_not_meet(start: Start, tmp_path: Path) ->
     assert other.ends(within=15) == [75, 75], other.shown()
 
 
+def test_a_mistake_in_the_input_is_one_line_on_both_and_leaves_nothing(
+    start: Start, training: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    job = start(TRAINING, *each(1), flags=training(instance_data_dir=tmp_path / "nowhere"))
+    assert job.ends(within=90) == [2, 2], job.shown()
+    for launcher in job.launchers:
+        (line,) = launcher.err.splitlines()
+        assert line.startswith("mindbooth: error: ")
+        assert "nowhere" in line
+    assert not job.output.exists()
+
+
 # A second attempt.
 
 
