@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from machines import DESK, SERVER, plan_for
 
+from mindbooth.launch import folders
 from mindbooth.launch.options import LaunchConfig, LaunchError
 from mindbooth.launch.plan import AUTO_PORTS, TRAINER, Site, make_plan, port_for
 from mindbooth.ranktable import hccl
@@ -279,9 +280,24 @@ def test_the_port_follows_from_the_job_and_leaves_the_next_one_free() -> None:
     assert all(port in AUTO_PORTS and port % 2 == 0 for port in ports)
 
 
-def test_a_thousand_hosts_are_planned_in_a_moment() -> None:
-    many = replace(SECOND, nnodes=1024, node_rank=1023, names=tuple(f"n{i}" for i in range(1024)))
+def test_a_thousand_hosts_are_planned_written_and_checked_in_two_seconds(tmp_path: Path) -> None:
+    devices = tuple(Device(physical_id=d, address="192.168.0.1") for d in range(16))
+    hosts = tuple(
+        Host(
+            name=f"n{i}",
+            server_id=f"10.0.{i // 256}.{i % 256}",
+            devices=tuple(
+                replace(device, address=f"172.{16 + i // 256}.{i % 256}.{device.physical_id}")
+                for device in devices
+            ),
+        )
+        for i in range(1024)
+    )
+    site = replace(SECOND, nnodes=1024, node_rank=1023, names=(), peers=hosts)
     start = time.process_time()
-    plan = plan_for(LaunchConfig(), SERVER, site=many)
-    assert plan.here[0].rank == 1023 * 8
+    plan = plan_for(LaunchConfig(), replace(SERVER, devices=hosts[-1].devices), site=site)
+    folders.publish(tmp_path / "rank_table.json", plan.table.text)
+    assert hccl.faults((tmp_path / "rank_table.json").read_text()) == []
     assert time.process_time() - start < 2
+    assert plan.table.handed
+    assert [worker.rank for worker in plan.here] == list(range(1023 * 16, 1024 * 16))
