@@ -139,9 +139,7 @@ class Attempt:
         if not self.link.others_ended():
             return False  # without the scheduler, which is here, their workers can't leave in peace
         scheduler_left = processes.SCHEDULER in self.ended or not self.plan.has_scheduler
-        # It leaves after the last worker, of all hosts; without it the others would be ended.
-        patience = SCHEDULER_LEAVES_SECONDS if self.alone else self.plan.grace_seconds
-        return scheduler_left or now > self.workers_ended_at + patience
+        return scheduler_left or now > self.workers_ended_at + SCHEDULER_LEAVES_SECONDS
 
     def patience(self) -> float:
         """How long to sleep: very short while processes appear, which may die at once."""

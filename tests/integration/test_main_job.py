@@ -163,7 +163,7 @@ def test_a_run_leaves_what_the_design_says_and_nothing_else(runs: Runs) -> None:
     left = set(jobs.files(runs.folder / FIRST))
     (events,) = (name for name in left if name.startswith("logs/events.out.tfevents."))
     checkpoint = (jobs.LORA, "state.json", "state.safetensors")
-    logs = ("scheduler.log", "worker_0.log", "worker_1.log")
+    logs = ("scheduler.log", "worker_0.log", "worker_1.log", "heartbeat_0", "heartbeat_1")
     assert left == {
         jobs.LORA,
         "README.md",
