@@ -197,7 +197,7 @@ def test_a_worker_that_does_not_move_is_found_and_every_rank_tells_its_stacks(
     for launcher in job.launchers:
         first, *_ = launcher.err.splitlines()
         assert f"rank {place} (host n{place + 1}, CPU worker 0) seems to hang: " in first
-        assert f"nothing has moved for 5 s (rank {place}: stopped (SIGSTOP)" in first
+        assert re.search(rf"nothing has moved for \d+ s \(rank {place}: stopped \(SIGSTOP\)", first)
     for rank in (0, 1):
         assert "most recent call first" in job.log(rank)
 
