@@ -143,11 +143,18 @@ def each(workers: int) -> tuple[str, str]:
 
 
 @pytest.fixture
-def training(tiny_pipeline: Path, mini_sdxl: Path) -> Callable[..., list[str]]:
+def training(
+    tiny_pipeline: Path, mini_sdxl: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., list[str]]:
     """The flags of a small training."""
 
     def flags(**options: object) -> list[str]:
-        usual = {"train_batch_size": 1, "allreduce_dtype": "fp32", "report_to": "none"}
+        usual = {
+            "train_batch_size": 1,
+            "allreduce_dtype": "fp32",
+            "report_to": "none",
+            "latent_cache_dir": tmp_path_factory.getbasetemp() / "cache",
+        }
         return jobs.training(tiny_pipeline, mini_sdxl / "instance", **usual | options)
 
     return flags

@@ -224,7 +224,12 @@ def launch(
 ) -> Callable[..., Running]:
     def launch(names: str = "n1,n2", **flags: object) -> Running:
         """Train on the hosts, with a worker each; output goes to `tmp_path / "out"`."""
-        usual = {"output_dir": tmp_path / "out", "report_to": "none", "allreduce_dtype": "fp32"}
+        usual = {
+            "output_dir": tmp_path / "out",
+            "latent_cache_dir": tmp_path / "cache",  # empty: both ranks have something to tell
+            "report_to": "none",
+            "allreduce_dtype": "fp32",
+        }
         options = ["--hosts", names, "--device_target", "CPU", "--nproc_per_node", "1", "--"]
         training = jobs.training(tiny_pipeline, mini_sdxl / "instance", **usual | flags)
         return hosts.login.popen(
