@@ -6,15 +6,16 @@ business, which is handed in. B samples, R rows: B, or 2 B where each sample bri
 the class along. C h w latent, L tokens, D width, P pooled width.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .cache import Missing, Store
-from .errors import DataError
+from .framing import Size
 from .stream import Purpose, Stream
 
 Floats = NDArray[np.float32]
@@ -24,19 +25,26 @@ Arrays = tuple[NDArray[Any], ...]
 Objective = Callable[[Floats, Floats, float], tuple[Floats, float, Floats, float]]
 # (an item's text, whether it is dropped for the empty prompt) -> what the step gets for it.
 Texts = Callable[[str, bool], Arrays]
-# Encode the entry of this key again and publish it.
-Repair = Callable[[str], None]
+# Encode the entry of this key again: published if that can be, and given back.
+Repair = Callable[[str], dict[str, NDArray[Any]]]
+
+_CAPTIONS_KEPT = 1024
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Variant:
     """One frame of a picture: the key of its latents, and what SDXL is told about it."""
 
     latents: str
     time_ids: tuple[int, ...]
 
+    @property
+    def size(self) -> Size:
+        """(height, width) in pixels."""
+        return self.time_ids[4], self.time_ids[5]
 
-@dataclass(frozen=True, kw_only=True)
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Item:
     """What an example is in the cache. text: what `Texts` takes for it."""
 
@@ -75,9 +83,10 @@ class Side:
         """That of sample k."""
         return self.items[self.stream.example(k)]
 
-    def variant(self, k: int) -> Variant:
-        """Which frame of its picture sample k is."""
-        variants = self.item(k).variants
+    def variant(self, k: int, size: Size) -> Variant:
+        """Which frame of its picture sample k is, of those that have this size."""
+        variants = [variant for variant in self.item(k).variants if variant.size == size]
+        assert variants, f"sample {k} has no frame of {size[0]} x {size[1]}"
         return variants[int(self.stream.generator(k, Purpose.VARIANT).random() * len(variants))]
 
     def drops_caption(self, k: int) -> bool:
@@ -96,25 +105,13 @@ class Reader:
     """Entries of the cache by key; one that has gone bad meanwhile is repaired."""
 
     store: Store
-    repair: Repair | None = None
+    repair: Repair
 
     def __call__(self, key: str) -> dict[str, NDArray[Any]]:
         try:
             return self.store.read(key)
-        except Missing as err:
-            if self.repair is None:
-                raise DataError(
-                    f"cache entry {self.store.path(key)} was removed or damaged during the run: "
-                    "start again, it will be encoded anew"
-                ) from err
-        self.repair(key)
-        try:
-            return self.store.read(key)
-        except Missing as err:
-            raise DataError(
-                f"cache entry {self.store.path(key)} cannot be kept: it was encoded again and is "
-                "gone or damaged once more. Check that disk"
-            ) from err
+        except Missing:
+            return self.repair(key)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,17 +134,21 @@ class Embedded:
 class Tokenized:
     """Texts for encoders in training: an item's text is its caption.
 
-    ids: both tokenizers' ids by caption. empty: the empty prompt's; None where the model takes
-    zeros for it.
+    ids: gives both tokenizers' ids of a caption; those of the last captions are kept. empty: the
+    empty prompt's; None where the model takes zeros for it.
     """
 
-    ids: Mapping[str, Arrays]
+    ids: Callable[[str], Arrays]
     empty: Arrays | None = None
 
     def __call__(self, text: str, dropped: bool) -> Arrays:
         if dropped and self.empty:
             return (*self.empty, np.ones((), np.float32))
-        return (*self.ids[text], np.full((), not dropped, np.float32))
+        return (*self._kept(text), np.full((), not dropped, np.float32))
+
+    @cached_property
+    def _kept(self) -> Callable[[str], Arrays]:
+        return lru_cache(_CAPTIONS_KEPT)(self.ids)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,6 +158,8 @@ class Source:
 
     sides: the subject's pictures and, for prior preservation, those of its class. The mean over
     the rows of a batch is the mean over the subject's plus `weight` times that over the class's.
+    All variants of a subject's item have one size, that of its bucket; a class item has variants
+    of every size that there is, because it takes that of the sample which it is the partner of.
     """
 
     read: Reader
@@ -187,9 +190,13 @@ class Source:
             text=tuple(np.stack(column) for column in texts),
         )
 
+    def variant(self, side: Side, k: int) -> Variant:
+        """Which frame of its picture sample k of a side is: one of the subject's size."""
+        return side.variant(k, self.sides[0].item(k).variants[0].size)
+
     def latents(self, side: Side, k: int) -> Floats:
         """A draw from the VAE's distribution for sample k, shifted and scaled.  -> (C, h, w)"""
-        entry = self.read(side.variant(k).latents)
+        entry = self.read(self.variant(side, k).latents)
         mean = entry["mean"].astype(np.float32)
         eps = side.normal(k, Purpose.LATENTS, mean.shape)
         drawn = mean + entry["std"].astype(np.float32) * eps
@@ -205,4 +212,4 @@ class Source:
         u = float(side.stream.generator(k, Purpose.TIMESTEP).random())
         noisy, timestep, target, weight = side.objective(latents, noise, u)
         weight *= side.weight * len(self.sides)
-        return noisy, timestep, target, weight, side.variant(k).time_ids
+        return noisy, timestep, target, weight, self.variant(side, k).time_ids

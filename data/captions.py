@@ -10,17 +10,20 @@ import csv
 import io
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from .errors import DataError
 
 METADATA = ("metadata.jsonl", "metadata.csv")
 COLUMNS = ("text", "caption", "prompt")
+# Characters cut in half, as by programs that count in 16 bits.
+_HALVES = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,11 +40,10 @@ class Captions:
     empty: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Entry:
-    """A row of a metadata file. where: its file and line. caption: empty if it says none."""
+class _Row(NamedTuple):
+    """What a metadata file says of a picture. caption: empty if it says none."""
 
-    where: str
+    line: int
     caption: str
 
 
@@ -50,51 +52,58 @@ def of_folder(folder: Path, names: AbstractSet[str], pictures: Iterable[str]) ->
     metadata = [name for name in METADATA if name in names]
     if len(metadata) > 1:
         raise DataError(f"{folder} holds {' and '.join(metadata)}: keep one of them")
-    entries = _entries(folder / metadata[0]) if metadata else {}
-    inside = _inside(folder, names, entries)
-    own = {name: entry.caption for name, entry in entries.items() if entry.caption}
-    used = {*metadata, *(name.split("/")[0] + "/" for name in entries if "/" in name)}
+    rows = _rows(folder / metadata[0]) if metadata else {}
+    inside = _inside(folder, names, rows)
+    if metadata:
+        _check(folder / metadata[0], rows, inside)
+    own = {name: row.caption for name, row in rows.items() if row.caption}
+    used = {*metadata, *(name.split("/")[0] + "/" for name in rows if "/" in name)}
+    texts = {name for name in inside if name.endswith(".txt")}
     empty = []
-    for name in dict.fromkeys((*pictures, *entries)):
+    for name in dict.fromkeys((*pictures, *rows)) if texts else ():
         text = os.path.splitext(name)[0] + ".txt"
-        if name not in own and text in inside:
+        if name not in own and text in texts:
             used.add(text)
             if caption := one_line(_text(os.path.join(folder, text))):
                 own[name] = caption
             else:
                 empty.append(text)
     return Captions(
-        own=own, named=frozenset(entries), used=frozenset(used), empty=tuple(dict.fromkeys(empty))
+        own=own, named=frozenset(rows), used=frozenset(used), empty=tuple(dict.fromkeys(empty))
     )
 
 
-def _entries(path: Path) -> dict[str, _Entry]:
+def _rows(path: Path) -> dict[str, _Row]:
     """The rows of a metadata file by the names of their pictures, relative to its folder."""
-    entries: dict[str, _Entry] = {}
+    rows: dict[str, _Row] = {}
     for line, row in (_csv_rows if path.suffix == ".csv" else _json_rows)(path):
         where = f"{path} line {line}"
         name = _picture_of(row, where)
-        if name in entries:
+        if name in rows:
             raise DataError(
-                f"{where} names {name}, and so does {entries[name].where}: remove one of them"
+                f"{where} names {name}, and so does {path} line {rows[name].line}: remove one of "
+                "them"
             )
-        entries[name] = _Entry(where=where, caption=_caption_of(row, where))
-    return entries
+        rows[name] = _Row(line, _caption_of(row, where))
+    return rows
 
 
-def _inside(folder: Path, names: AbstractSet[str], entries: dict[str, _Entry]) -> set[str]:
-    """All names in the folder and in the subfolders that the entries name; each entry has one."""
+def _inside(folder: Path, names: AbstractSet[str], rows: Iterable[str]) -> set[str]:
+    """All names in the folder and in the subfolders that the rows name."""
     inside = set(names)
-    for below in {os.path.dirname(name) for name in entries} - {""}:
-        with suppress(OSError):  # told below, with the line that names it
+    for below in {os.path.dirname(name) for name in rows} - {""}:
+        with suppress(OSError):  # told by `_check`, with the line that names it
             inside |= {f"{below}/{name}" for name in os.listdir(folder / below)}
-    for name, entry in entries.items():
+    return inside
+
+
+def _check(path: Path, rows: Mapping[str, _Row], inside: AbstractSet[str]) -> None:
+    for name, row in rows.items():
         if name not in inside:
             raise DataError(
-                f"{entry.where} names {name}, which is not in {folder}: correct file_name, or "
-                "remove the line"
+                f"{path} line {row.line} names {name}, which is not in {path.parent}: correct "
+                "file_name, or remove the line"
             )
-    return inside
 
 
 def one_line(text: str) -> str:
@@ -106,12 +115,13 @@ def _picture_of(row: dict[Any, Any], where: str) -> str:
     given = row.get("file_name")
     if not isinstance(given, str) or not given:
         raise DataError(f"{where} names no picture: a file_name is needed, found {_shown(row)}")
-    name = PurePosixPath(given)
-    if name.is_absolute() or ".." in name.parts:
+    # A `PurePosixPath` says the same, in six times the time.
+    parts = [part for part in given.split("/") if part not in ("", ".")]
+    if given[0] == "/" or ".." in parts:
         raise DataError(
             f"{where} names {given}, outside of its folder: file_name is relative to it"
         )
-    return str(name)
+    return "/".join(parts) or "."
 
 
 def _caption_of(row: dict[Any, Any], where: str) -> str:
@@ -124,14 +134,9 @@ def _caption_of(row: dict[Any, Any], where: str) -> str:
             "one of these names"
         )
     caption = row[column] if row[column] is not None else ""
-    if not isinstance(caption, str) or not _is_unicode(caption):
+    if not isinstance(caption, str) or _HALVES.search(caption):
         raise DataError(f"{where}: {column} is {json.dumps(caption)[:40]}, a text is needed")
     return one_line(caption)
-
-
-def _is_unicode(text: str) -> bool:
-    """Whether no character is cut in half, as programs do that count in 16 bits."""
-    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _shown(row: dict[Any, Any]) -> str:
@@ -173,7 +178,7 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, dict[Any, Any]]]:
 
 def _text(path: str | Path) -> str:
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb", buffering=0) as file:
             content = file.read()
         return content.decode("utf-8-sig")
     except OSError as err:

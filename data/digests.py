@@ -34,10 +34,14 @@ class WeightDigests:
     """Digests of weight files and folders, remembered in `<root>/weights.json`.
 
     The memory only saves time: if it is lost, damaged or cannot be written, files are read again.
+    writer: as of `replace_file`.
     """
 
-    def __init__(self, root: Path, *, now_ns: Callable[[], int] = time.time_ns) -> None:
+    def __init__(
+        self, root: Path, *, writer: str = "", now_ns: Callable[[], int] = time.time_ns
+    ) -> None:
         self._memory = root / MEMORY_NAME
+        self._writer = writer
         self._now_ns = now_ns
 
     def digest(self, *paths: Path) -> str:
@@ -94,7 +98,7 @@ class WeightDigests:
         # What another process remembered meanwhile is kept; losing a race costs one more reading.
         text = json.dumps({**self._recall(), **fresh}, indent=0, sort_keys=True)
         try:
-            replace_file(self._memory, text.encode())
+            replace_file(self._memory, text.encode(), writer=self._writer)
         except OSError as err:
             _log.info("%s cannot be written (%s): digests are not remembered", self._memory, err)
 

@@ -6,6 +6,7 @@ unnoticed. Pure: bytes in, bytes out; `cache.py` owns the files.
 
 import hashlib
 import json
+import math
 import struct
 from collections.abc import Mapping
 from typing import Any
@@ -15,6 +16,9 @@ from numpy.typing import NDArray
 from safetensors.numpy import save
 
 Tensors = Mapping[str, NDArray[Any]]
+Content = bytes | memoryview  # which cannot be written to
+Part = tuple[str, np.dtype[Any], tuple[int, ...], int]  # name, type, shape, first byte
+Layout = tuple[Part, ...]
 
 _OURS = "mindbooth"
 _TYPES: dict[str, np.dtype[Any]] = {
@@ -38,8 +42,9 @@ def pack(key: str, tensors: Tensors, note: Mapping[str, str]) -> bytes:
     return content
 
 
-def unpack(key: str, content: bytes, *, verify: bool) -> dict[str, NDArray[Any]]:
-    """The tensors, as read-only views of `content`. Raises `Damaged`."""
+def verify(key: str, content: Content) -> Layout:
+    """Where the tensors lie in `content`. Raises `Damaged` if that is not the entry of `key`, as it
+    was packed."""
     header, start = _header(content)
     metadata = header.pop("__metadata__", None)
     try:
@@ -50,17 +55,26 @@ def unpack(key: str, content: bytes, *, verify: bool) -> dict[str, NDArray[Any]]
     except (KeyError, TypeError, ValueError) as err:
         raise Damaged("it is not an entry of this cache") from err
     try:
-        tensors = {name: _view(content, start, about) for name, about in header.items()}
+        layout = tuple(_part(name, about, start) for name, about in header.items())
+        tensors = views(content, layout)
     except (KeyError, TypeError, ValueError, OverflowError) as err:
         raise Damaged(f"its tensors do not fit the file ({err})") from err
     if len(content) != start + sum(tensor.nbytes for tensor in tensors.values()):
         raise Damaged(f"it is too short or too long ({len(content)} bytes)")
-    if verify and metadata != _metadata(key, tensors, note):
+    if metadata != _metadata(key, tensors, note):
         raise Damaged("its checksum does not match")
-    return tensors
+    return layout
 
 
-def _header(content: bytes) -> tuple[dict[str, Any], int]:
+def views(content: Content, layout: Layout) -> dict[str, NDArray[Any]]:
+    """The tensors, as read-only views of `content`, which has been verified."""
+    return {
+        name: np.ndarray(shape, dtype, buffer=content, offset=first)
+        for name, dtype, shape, first in layout
+    }
+
+
+def _header(content: Content) -> tuple[dict[str, Any], int]:
     """The JSON at the front and where the tensors begin."""
     if len(content) < 8:
         raise Damaged(f"it is cut short ({len(content)} bytes)")
@@ -68,7 +82,7 @@ def _header(content: bytes) -> tuple[dict[str, Any], int]:
     if length > len(content) - 8:
         raise Damaged("its header is cut short, or it is another kind of file")
     try:
-        header = json.loads(content[8 : 8 + length].decode("ascii"))
+        header = json.loads(bytes(content[8 : 8 + length]).decode("ascii"))
     except (ValueError, RecursionError) as err:
         raise Damaged("its header is not readable") from err
     if not isinstance(header, dict):
@@ -76,15 +90,12 @@ def _header(content: bytes) -> tuple[dict[str, Any], int]:
     return header, 8 + length
 
 
-def _view(content: bytes, start: int, about: dict[str, Any]) -> NDArray[Any]:
-    dtype = _TYPES[about["dtype"]]
+def _part(name: str, about: dict[str, Any], start: int) -> Part:
+    dtype, shape = _TYPES[about["dtype"]], tuple(about["shape"])
     begin, end = about["data_offsets"]
-    shape = tuple(about["shape"])
-    count, left = divmod(end - begin, dtype.itemsize)
-    if left or not 0 <= begin <= end <= len(content) - start:
+    if begin < 0 or end - begin != dtype.itemsize * math.prod(shape):
         raise ValueError(f"bytes {begin} to {end}")
-    flat = np.frombuffer(content, dtype, count=count, offset=start + begin)
-    return flat.reshape(shape)
+    return name, dtype, shape, start + begin
 
 
 def _metadata(key: str, tensors: Tensors, note: Mapping[str, str]) -> dict[str, str]:

@@ -23,15 +23,16 @@ UNREAD_PHOTOS = tuple(
     ".heic .heif .dng .raw .cr2 .cr3 .nef .arw .orf .raf .rw2 .psd .jxl".split()  # noqa: SIM905
 )
 _SHOWN = 8
+_digits = re.compile("([0-9]+)")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Example:
     image: Path
     caption: str
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Listing:
     """What a folder or a dataset gave; `remark` is one line about it for the log, if need be."""
 
@@ -101,10 +102,9 @@ def _names(folder: Path) -> set[str]:
 
 def _natural(name: str) -> tuple[list[str | int], str]:
     """Sort key: `dog2` before `dog10`, letters without case, and never by the locale of a host."""
-    pieces = re.split(r"([0-9]+)", name.lower())
     # The split alternates text and digits, so equal places always hold equal types.
-    key: list[str | int] = list(pieces)
-    key[1::2] = [int(digits) for digits in pieces[1::2]]
+    key: list[str | int] = _digits.split(name.lower())
+    key[1::2] = map(int, key[1::2])
     return key, name
 
 

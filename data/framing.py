@@ -1,21 +1,22 @@
 """How a picture is brought to the training size: resize, flip, crop, and what SDXL is told. Pure.
 
-The short side is resized to the resolution, then the picture is flipped, then cropped; so `top`
-and `left` count in the flipped picture, as in the known script. All sizes are (height, width) of
-the upright picture. A picture's random crop is drawn from its content, so that a renamed or
-repeated picture has the same one, in every run.
+The picture is resized until it just covers the target, then flipped, then cropped; so `top` and
+`left` count in the flipped picture, as in the known script. All sizes are (height, width) of the
+upright picture. A picture's random crops are drawn from its content, so that a renamed or repeated
+picture has the same ones, in every run.
 """
 
 from dataclasses import dataclass
 
-from .errors import DataError
 from .stream import Purpose, generator
 
 Size = tuple[int, int]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Frame:
+    """resized: the whole picture, after it was resized. size: of the part that is kept."""
+
     original_size: Size
     resized: Size
     flip: bool
@@ -27,6 +28,11 @@ class Frame:
     def time_ids(self) -> tuple[int, int, int, int, int, int]:
         """SDXL's micro-conditioning: original size, crop corner, target size; rows first."""
         return (*self.original_size, self.top, self.left, *self.size)
+
+    @property
+    def enlarges(self) -> bool:
+        """Whether the picture has fewer pixels than it is given: then detail is made up."""
+        return self.resized[0] > self.original_size[0] or self.resized[1] > self.original_size[1]
 
     @property
     def source_box(self) -> tuple[float, float, float, float]:
@@ -46,14 +52,14 @@ class Frame:
 def frame(
     size: Size,
     *,
-    resolution: int,
+    target: Size,
     center_crop: bool,
     flip: bool = False,
     draw: tuple[float, float] = (0.0, 0.0),
 ) -> Frame:
-    """Fit a picture into a square; `draw`, in [0, 1), places a random crop (row, column)."""
-    resized = _short_side_to(resolution, size)
-    room = (resized[0] - resolution, resized[1] - resolution)
+    """Fit a picture into `target`; `draw`, in [0, 1), places a random crop (row, column)."""
+    resized = _covering(target, size)
+    room = (resized[0] - target[0], resized[1] - target[1])
     if center_crop:
         corner = (round(room[0] / 2), round(room[1] / 2))
     else:
@@ -64,35 +70,41 @@ def frame(
         flip=flip,
         top=corner[0],
         left=corner[1],
-        size=(resolution, resolution),
+        size=target,
     )
 
 
 def variants(
-    size: Size, digest: str, *, resolution: int, center_crop: bool, random_flip: bool
+    size: Size,
+    digest: str,
+    *,
+    target: Size,
+    center_crop: bool,
+    random_flip: bool,
+    crops: int = 1,
 ) -> tuple[Frame, ...]:
     """Every frame of a picture that a run may use; which of them, each sample draws for itself.
 
-    The crop is random but drawn from the content alone, not from the run's seed: every later run
-    finds the picture in the cache.
+    Crops are random but drawn from the content alone, not from the run's seed: every later run
+    finds the picture in the cache, and one with more crops finds the first ones. Where there is
+    no room for `crops` different ones, there are fewer.
     """
-    row, column = generator(0, Purpose.CROP, int(digest, 16) >> 64).random(2)
-    return tuple(
-        frame(
-            size,
-            resolution=resolution,
-            center_crop=center_crop,
-            flip=flip,
-            draw=(float(row), float(column)),
-        )
+    assert crops > 0
+    draws = [[0.0, 0.0]]
+    if not center_crop:
+        draws = generator(0, Purpose.CROP, int(digest, 16) >> 64).random((crops, 2)).tolist()
+    frames = (
+        frame(size, target=target, center_crop=center_crop, flip=flip, draw=(row, column))
+        for row, column in draws
         for flip in ((False, True) if random_flip else (False,))
     )
+    return tuple(dict.fromkeys(frames))
 
 
-def _short_side_to(resolution: int, size: Size) -> Size:
-    if resolution < 1:
-        raise DataError(f"resolution is {resolution}: pass a positive number of pixels")
-    height, width = size
-    if width <= height:
-        return int(resolution * height / width), resolution
-    return resolution, int(resolution * width / height)
+def _covering(target: Size, size: Size) -> Size:
+    """The least size in which a picture covers `target`; rounded down, as in the known script."""
+    assert min(target) > 0
+    (height, width), (rows, columns) = size, target
+    if height * columns >= width * rows:
+        return int(columns * height / width), columns
+    return rows, int(rows * width / height)

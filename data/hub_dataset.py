@@ -31,17 +31,19 @@ def from_dataset(
     caption_column: str | None = None,
     cache_dir: Path | None = None,
     repeats: int = 1,
+    writer: str = "",
 ) -> Listing:
     """The rows of the split "train" of a dataset, each `repeats` times.
 
     name: an id on the hub, or a folder. caption: for rows that have none of their own. keep: the
     folder for pictures that are no files yet. cache_dir: where the library keeps what it loads.
+    writer: as of `replace_file`.
     """
     table = _load(name, config_name, cache_dir)
     _check(name, table.column_names, image_column=image_column, caption_column=caption_column)
     others = [column for column in table.column_names if column != image_column]
     table = _undecoded(name, table, image_column, caption_column)
-    pictures = _Pictures(keep)
+    pictures = _Pictures(keep, writer)
     examples, without = [], 0
     for number, row in enumerate(table):
         where = f"--dataset_name {name}, row {number} (counted from 0)"
@@ -160,8 +162,9 @@ def _caption(value: Any, where: str) -> str:
 class _Pictures:
     """Files with the pictures of rows; `keep` is where those are written that are none yet."""
 
-    def __init__(self, keep: Path) -> None:
+    def __init__(self, keep: Path, writer: str) -> None:
         self._keep = keep
+        self._writer = writer
         self._archives: dict[str, Any] = {}
 
     def file(self, stored: dict[str, Any] | None, where: str) -> Path:
@@ -198,7 +201,7 @@ class _Pictures:
         path = self._keep / f"{digest}{suffix if suffix in SUFFIXES else ''}"
         if not path.is_file():
             try:
-                replace_file(path, content)
+                replace_file(path, content, writer=self._writer)
             except OSError as err:
                 raise DataError(
                     f"the pictures of the dataset cannot be written to {self._keep} "

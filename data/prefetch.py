@@ -13,6 +13,7 @@ from queue import SimpleQueue
 from types import TracebackType
 from typing import Generic, TypeVar
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 
@@ -29,7 +30,7 @@ class _Ended:
 class Prefetch(Iterator[T]):
     """Iterate over `make(index)` for each index; also a context manager that closes."""
 
-    def __init__(self, make: Callable[[int], T], indices: Iterable[int], *, depth: int = 2) -> None:
+    def __init__(self, make: Callable[[S], T], indices: Iterable[S], *, depth: int = 2) -> None:
         assert depth > 0
         self._slots = threading.Semaphore(depth)
         self._queue: SimpleQueue[_Made[T] | _Ended] = SimpleQueue()
@@ -73,8 +74,8 @@ class Prefetch(Iterator[T]):
 
 
 def _build(
-    make: Callable[[int], T],
-    indices: Iterator[int],
+    make: Callable[[S], T],
+    indices: Iterator[S],
     slots: threading.Semaphore,
     queue: "SimpleQueue[_Made[T] | _Ended]",
     stop: threading.Event,

@@ -36,6 +36,12 @@ COMMANDS = {
     "train": Command(
         "mindbooth.trainer.__main__", "main", "train in this process: one card, or --debug"
     ),
+    "precompute": Command(
+        "mindbooth.trainer.__main__",
+        "precompute",
+        "fill the cache with what a training needs, and stop",
+    ),
+    "cache": Command("mindbooth.data.cli", "main", "what the cache holds; verify and prune it"),
     "generate": Command(
         "mindbooth.trainer.generate", "main", "make pictures with adapters, with a refiner or not"
     ),

@@ -146,6 +146,7 @@ def _hello(around: Surroundings, draft: Plan, address: str) -> Hello:
     flags = "\0".join(around.config.training_flags)
     return Hello(
         key=around.key,
+        work=draft.work,
         version=version("mindbooth"),
         nnodes=around.site.nnodes,
         node_rank=around.site.node_rank,
@@ -222,8 +223,7 @@ def _agree(
     for rank in blind:
         tell(
             f"host {party.hellos[rank].name} does not see {around.log_dir}: it keeps its workers' "
-            "logs itself. All hosts must see one cache folder (--latent_cache_dir), and one "
-            "--output_dir to restart or resume."
+            "logs itself. To restart or resume, all hosts must see one --output_dir."
         )
 
 

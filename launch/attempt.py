@@ -8,7 +8,8 @@ The rules. The first failure, on any host, decides; the other workers are told T
 after a short grace, or at once where they do not listen yet. INT, TERM, USR1 and HUP to any
 launcher of the job are a stop request: workers are told TERM once, as soon as they listen, and
 killed when `grace_seconds` are over; a Ctrl-C after that kills at once. Workers that all still
-ignore TERM, as they do until they have joined the group, have nothing to save.
+ignore TERM, as they do until they have joined the group, have nothing to save. A worker that leaves
+ignores it too, for its last second.
 """
 
 from __future__ import annotations
@@ -123,6 +124,11 @@ class Attempt:
 
     def workers_ended(self) -> bool:
         return len(self.ended.keys() - {processes.SCHEDULER}) == len(self.logs)
+
+    def anyone_joined(self) -> bool:
+        """Whether a worker has joined the group: it was told, has a heartbeat, or has ended."""
+        beats = any(self.watch.beats.values())
+        return bool(self.told or beats or self.ended.keys() - {processes.SCHEDULER})
 
     def msrun_ended(self) -> bool:
         return self.msrun.returncode is not None
@@ -341,8 +347,7 @@ class Attempt:
                     self.told.add(pid)
                 elif self.failure is not None:
                     processes.send(pid, signal.SIGKILL)
-            begun = self.told or self.ended.keys() - {processes.SCHEDULER}
-            self.before_start = self.failure is None and not begun
+            self.before_start = self.failure is None and not self.anyone_joined()
         if self.deadline is not None and now >= self.deadline:
             for pid, who in self.alive().items():
                 self.out_of_time.add(who)

@@ -1,8 +1,9 @@
 """The workers' heartbeats as their launcher sees them, and whether they tell of a hang.
 
 A worker keeps the file `heartbeat_R` (trainer/heartbeat.py); a record that changes is a worker that
-lives. `Watch` looks at those of one host; `stalled` judges, and is pure. Nothing is judged before
-the first update is done: compiling a graph may take half an hour, and shows no sign of life.
+lives. `Watch` looks at those of one host; `stalled` judges, and is pure. Judged is who has begun to
+count, entries say, and is not done with it, and all that comes after the first update. Downloading
+a model or compiling a graph may take half an hour, and shows no sign of life.
 """
 
 from __future__ import annotations
@@ -40,6 +41,11 @@ class Beat:
     updates: int | None
     began: bool
     time: float
+
+    @property
+    def is_under_way(self) -> bool:
+        """Whether it should get on. One that has counted to the end may wait for another host."""
+        return self.updates is not None or self.first < self.done < self.total
 
     @property
     def reached(self) -> tuple[int, int]:
@@ -129,7 +135,7 @@ def stalled(
     equally far, the cause may be on another host, which is to speak first: we wait a little longer.
     """
     known = {rank: beat for rank, beat in beats.items() if beat is not None}
-    if not hang_seconds or all(beat.updates is None for beat in known.values()):
+    if not hang_seconds or not any(beat.is_under_way for beat in known.values()):
         return None
     if any(beat.phase == UPLOADING for beat in known.values()):
         return None

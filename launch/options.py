@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 DeviceTarget = Literal["Ascend", "CPU"]
+Job = Literal["train", "precompute"]
 OUTPUT_DIR = "lora-dreambooth-model"
 PORTS = range(1024, 65536)
 LEASH = "--ssh_leash"  # given by a launcher that starts others by ssh
@@ -53,10 +54,13 @@ def _seconds(text: str) -> float:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds.") from None
 
 
-def _target(text: str) -> str:
-    if text not in ("Ascend", "CPU"):
-        raise argparse.ArgumentTypeError(f"{text!r} is none of auto, Ascend, CPU.")
-    return text
+def _one_of(*words: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text not in words:
+            raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(words)}.")
+        return text
+
+    return parse
 
 
 def _table(text: str) -> object:
@@ -67,6 +71,13 @@ def _table(text: str) -> object:
 class LaunchConfig:
     """What was asked of the launcher; None where the launcher is to find out (`auto`)."""
 
+    job: Job = _option(
+        "what the workers do: train, or only fill the cache with what that training needs "
+        "(default: train)",
+        _one_of("train", "precompute"),
+        "train|precompute",
+        "train",
+    )
     nproc_per_node: int | None = _option(
         "workers to start (auto: one for each NPU; on CPU one, which uses all cores)",
         _or_auto(_number),
@@ -78,7 +89,7 @@ class LaunchConfig:
     )
     device_target: DeviceTarget | None = _option(
         "what to train on (auto: Ascend where there is a /dev/davinciN, else CPU)",
-        _or_auto(_target),
+        _or_auto(_one_of("auto", "Ascend", "CPU")),
         "auto|Ascend|CPU",
         None,
     )
@@ -140,8 +151,8 @@ class LaunchConfig:
         "how long workers may take to save after TERM or Ctrl-C (default: 60)", _seconds, "S", 60.0
     )
     hang_seconds: float = _option(
-        "after the first update: so long without progress is a hang; every worker's stacks go "
-        "into its log, and the job ends (default: 1800; 0: never)",
+        "after the first entry or update: so long without progress is a hang; every worker's "
+        "stacks go into its log, and the job ends (default: 1800; 0: never)",
         _seconds,
         "S",
         1800.0,
@@ -168,11 +179,7 @@ class LaunchConfig:
             self._check_ssh()
         if self.devices is not None:
             _check_devices(self.devices, self.nproc_per_node)
-        if "--device_target" in flag_names(self.training_flags):
-            raise LaunchError(
-                "--device_target stands after --, but the launcher decides it for all workers. "
-                "Put it before the --."
-            )
+        self._check_flags()
 
     @property
     def by_ssh(self) -> bool:
@@ -184,6 +191,19 @@ class LaunchConfig:
         for name in ("nnodes", "node_rank"):
             if getattr(self, name) is not None:
                 raise LaunchError(f"{option} numbers the hosts itself. Leave --{name} out.")
+
+    def _check_flags(self) -> None:
+        names = flag_names(self.training_flags)
+        if "--device_target" in names:
+            raise LaunchError(
+                "--device_target stands after --, but the launcher decides it for all workers. "
+                "Put it before the --."
+            )
+        if "--job" in names or self.training_flags[:1] == ("precompute",):
+            raise LaunchError(
+                "what the workers do stands after --, but the launcher decides it for all. "
+                "Put --job precompute before the --."
+            )
 
 
 def _check_devices(devices: tuple[int, ...], count: int | None) -> None:

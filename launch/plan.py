@@ -20,7 +20,7 @@ from mindbooth.ranktable.discover import HCCN_CONF
 from mindbooth.ranktable.topology import Cluster, Device, Host, RankTableError
 
 from .devices import VISIBLE, Choice, Machine, choose
-from .options import DeviceTarget, LaunchConfig
+from .options import DeviceTarget, Job, LaunchConfig
 from .variables import LEFTOVERS, remarks
 
 TRAINER = ("-m", "mindbooth.trainer")
@@ -92,11 +92,12 @@ class Table:
 class Plan:
     """A whole launch, as one of its hosts sees it.
 
-    job: a token that all its hosts share. workers: those of all hosts, by rank. command,
-    environment: what this host starts, and with what.
+    job: a token that all its hosts share. work: what the workers do. workers: those of all hosts,
+    by rank. command, environment: what this host starts, and with what.
     """
 
     job: str
+    work: Job
     device_target: DeviceTarget
     cluster: Cluster
     node_rank: int
@@ -172,7 +173,8 @@ def make_plan(
     """Decide everything.
 
     `table_text` is the content of --rank_table PATH, `program` what runs, `resume` whether this
-    attempt goes on from the newest checkpoint of the one before.
+    attempt goes on from the newest checkpoint of the one before. A precompute leaves none: what is
+    in the cache is not done again anyway.
     """
     choice = choose(config, machine, table_text, nnodes=site.nnodes, node_rank=site.node_rank)
     cluster = _cluster(choice, site)
@@ -183,10 +185,12 @@ def make_plan(
         *_msrun_options(cluster, site, attempt_dir, table),
     )
     # msrun runs the `python` that it finds on PATH: ours, because of `path_first`.
+    words = () if config.job == "train" else (config.job,)
     flags = (*config.training_flags, *(RESUME if resume else ()))
-    worker = ("python", *program, *flags, "--device_target", choice.target)
+    worker = ("python", *program, *words, *flags, "--device_target", choice.target)
     return Plan(
         job=job,
+        work=config.job,
         device_target=choice.target,
         cluster=cluster,
         node_rank=site.node_rank,

@@ -5,9 +5,9 @@
     host i -> host 0   ready: the digest of the rank table that I made of it; or refused
     host 0 -> host i   go
 
-Host 0 compares: one version, one set of training flags, one target, as many devices everywhere,
-each host once. What differs is told on all hosts, with what each one has. The connections live on
-as the lines of `link.py`.
+Host 0 compares: one version, one kind of work, one set of training flags, one target, as many
+devices everywhere, each host once. What differs is told on all hosts, with what each one has. The
+connections live on as the lines of `link.py`.
 """
 
 from __future__ import annotations
@@ -56,6 +56,7 @@ class Hello:
     """
 
     key: str
+    work: str
     version: str
     nnodes: int
     node_rank: int
@@ -84,6 +85,7 @@ def objection(hello: Hello, mine: Hello, others: Sequence[Hello]) -> str | None:
     for what, theirs, ours in (
         ("runs mindbooth", hello.version, mine.version),
         ("was told --nnodes", hello.nnodes, mine.nnodes),
+        ("was told --job", hello.work, mine.work),
         ("trains on", hello.target, mine.target),
         ("has devices:", hello.devices, mine.devices),
     ):

@@ -45,6 +45,8 @@ def command_of_host(config: LaunchConfig, site: Site, node_rank: int) -> str:
         *("mindbooth", "launch", "--nnodes", str(site.nnodes), "--node_rank", str(node_rank)),
         *("--master_addr", site.master_addr, "--master_port", str(site.master_port)),
     ]
+    if config.job != "train":
+        options += ["--job", config.job]
     if config.nproc_per_node is not None:
         options += ["--nproc_per_node", str(config.nproc_per_node)]
     if config.device_target is not None:
@@ -67,16 +69,16 @@ def ssh_as_json(hosts: Sequence[str], commands: Sequence[str]) -> str:
 
 
 def headline(plan: Plan) -> str:
-    """Say in one line who trains where, and how we know."""
+    """Say in one line who works where, and how we know."""
     count = plan.cluster.world_size
     workers = "1 worker" if count == 1 else f"{count} workers"
     assumed = ", devices assumed" if plan.cluster.assumed else ""
     names = [host.name for host in plan.cluster.hosts]
     hosts = f"host {names[0]}" if len(names) == 1 else f"{len(names)} hosts ({_some(names)})"
     port = str(plan.master_port) if len(names) == 1 else f"{plan.master_port} of {names[0]}"
-    return (
-        f"{workers} on {plan.device_target}, {hosts} ({plan.cluster.source}){assumed}, port {port}"
-    )
+    work = "" if plan.work == "train" else f"{plan.work}: "
+    where = f"{plan.device_target}, {hosts} ({plan.cluster.source}){assumed}, port {port}"
+    return f"{work}{workers} on {where}"
 
 
 def _some(names: Sequence[str]) -> str:
@@ -88,6 +90,7 @@ def as_json(plan: Plan) -> str:
     environment = plan.environment
     document = {
         "job": plan.job,
+        "work": plan.work,
         "device_target": plan.device_target,
         "world_size": plan.cluster.world_size,
         "source": plan.cluster.source,

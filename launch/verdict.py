@@ -160,10 +160,10 @@ def farewell(outcome: Outcome) -> list[str]:
         return ["mindbooth: interrupted"]
     if outcome.failure is not None:
         return []
-    if outcome.before_start:
-        return ["mindbooth: stopped before training began, so there was nothing to save"]
-    if outcome.status == STOPPED:
+    if outcome.status == STOPPED and outcome.resumable:
         return ["mindbooth: stopped on request, everything saved"]
+    if outcome.status == STOPPED:
+        return ["mindbooth: stopped before training began; the cache keeps what was encoded"]
     if outcome.status == FAILED:
         listed = ", ".join(f"rank {rank}: {status}" for rank, status in outcome.statuses.items())
         return [f"mindbooth: the workers did not leave alike ({listed})"]

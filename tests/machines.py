@@ -21,7 +21,11 @@ ALONE = Site(master_port=23456)
 
 
 def plan_for(
-    config: LaunchConfig, machine: Machine, table_text: str | None = None, site: Site = ALONE
+    config: LaunchConfig,
+    machine: Machine,
+    table_text: str | None = None,
+    site: Site = ALONE,
+    resume: bool = False,
 ) -> Plan:
     return make_plan(
         config,
@@ -32,4 +36,5 @@ def plan_for(
         attempt=3,
         job="token",
         table_text=table_text,
+        resume=resume,
     )

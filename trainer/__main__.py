@@ -25,10 +25,24 @@ from .stop import STATUS, StopRequest
 log = logging.getLogger("mindbooth.trainer")
 
 SECONDS_FOR_THE_CAUSE = 10.0
+PRECOMPUTE = "precompute"  # the worker's first word
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "mindbooth train") -> int:
-    """Runs a training; returns the exit status."""
+    """Runs a training, or with the first word `precompute` only what comes before it; returns the
+    exit status."""
+    words = sys.argv[1:] if argv is None else argv
+    if words[:1] == [PRECOMPUTE]:
+        return precompute(words[1:])
+    return _main(words, prog, trains=True)
+
+
+def precompute(argv: Sequence[str]) -> int:
+    """Fills the cache with what a training with these flags needs; returns the exit status."""
+    return _main(argv, f"mindbooth {PRECOMPUTE}", trains=False)
+
+
+def _main(argv: Sequence[str], prog: str, *, trains: bool) -> int:
     show_stacks_when_asked()
     keep_torch_out()
     hide_chatter()
@@ -36,7 +50,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "mindbooth train") -> in
 
     report.start()
     stop = StopRequest()
-    return ended(lambda: _run(sys.argv[1:] if argv is None else argv, prog, stop), stop)
+    return ended(lambda: _run(argv, prog, stop, trains=trains), stop)
 
 
 def ended(run: Callable[[], int], stop: StopRequest) -> int:
@@ -92,7 +106,7 @@ def hide_chatter() -> None:
         os.environ.setdefault("GLOG_v", "3")
 
 
-def _run(argv: Sequence[str], prog: str, stop: StopRequest) -> int:
+def _run(argv: Sequence[str], prog: str, stop: StopRequest, *, trains: bool) -> int:
     from .config import ConfigError
     from .parse import parse
 
@@ -107,10 +121,15 @@ def _run(argv: Sequence[str], prog: str, stop: StopRequest) -> int:
 
     comm = device.start(place, target=config.run.device_target, debug=config.run.debug)
     stop.install()
-    if comm.rank == 0:
-        for warning in warnings:
-            log.warning("%s", warning)
-    return loop.train(config, comm, stop, os.environ)
+    try:
+        if comm.rank == 0:
+            for warning in warnings:
+                log.warning("%s", warning)
+        if trains:
+            return loop.train(config, comm, stop, os.environ)
+        return loop.precompute(config, comm, os.environ)
+    finally:
+        stop.leave()
 
 
 if __name__ == "__main__":

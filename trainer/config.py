@@ -89,15 +89,36 @@ class DataConfig:
     image_interpolation_mode: Literal[
         "lanczos", "bicubic", "bilinear", "box", "hamming", "nearest"
     ] = option("lanczos", "How pictures are resized.")
+    crop_variants: int = option(
+        1, "How many random crops of each picture are encoded; each sample has one of them."
+    )
+    buckets: bool = option(
+        False,
+        "Keep the shapes of pictures: each goes to the nearest of SDXL's sizes, scaled to "
+        "--resolution, and a batch holds one size.",
+    )
+    min_image_size: int | None = option(
+        None,
+        "Name pictures whose shorter side has fewer pixels. Default: those that are enlarged.",
+    )
     repeats: int = option(1, "How many times each picture counts in an epoch.")
     latent_cache_dir: str | None = option(
         None,
         "The cache of VAE latents and text embeddings, shared by all runs. Default: mindbooth "
         "under $XDG_CACHE_HOME or ~/.cache.",
     )
+    latent_cache_readonly: list[str] | None = _several(
+        "Another cache that is read where that one lacks an entry, and never written to, such as "
+        "one that many users share; may be given again."
+    )
+    cache_scope: Literal["auto", "shared", "host"] = option(
+        "auto",
+        "Which ranks share the work of encoding: those that see one cache folder (auto), all, or "
+        "those of a host.",
+    )
 
     def __post_init__(self) -> None:
-        _positive(self, "resolution", "repeats")
+        _positive(self, "resolution", "repeats", "crop_variants", "min_image_size")
         if self.resolution % 8:
             raise ConfigError(f"--resolution {self.resolution} is no multiple of 8.")
         if (self.instance_data_dir is None) == (self.dataset_name is None):
@@ -105,6 +126,11 @@ class DataConfig:
             raise ConfigError(
                 f"The pictures come from --instance_data_dir or from --dataset_name; {both} was "
                 "given."
+            )
+        if self.center_crop and self.crop_variants > 1:
+            raise ConfigError(
+                f"--center_crop and --crop_variants {self.crop_variants} don't go together: there "
+                "is one crop from the centre. Leave one out."
             )
         if not 0 <= self.caption_dropout < 1:
             raise ConfigError(f"--caption_dropout {self.caption_dropout} is not in [0, 1).")

@@ -70,14 +70,14 @@ class Heart:
         self.beat()
 
     def count(self, what: str, unit: str, done: int, total: int) -> None:
-        """From now on `advance` counts this, until it is `counted`."""
+        """From now on `reach` counts this, until it is `counted`."""
         self._around.append(self._count)
         self._count = Count(what, unit, done, done, total, time.monotonic())
         self.beat()
 
-    def advance(self, figures: Mapping[str, str]) -> None:
-        """One more is done."""
-        self._count = self._count._replace(done=self._count.done + 1, figures=figures)
+    def reach(self, done: int, figures: Mapping[str, str]) -> None:
+        """So many are done."""
+        self._count = self._count._replace(done=done, figures=figures)
         if self._count.what == UPDATE:
             self._updates = self._count.done
         self.beat()

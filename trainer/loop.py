@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 
 from mindbooth.data.batches import Batch
-from mindbooth.data.cache import Store
 from mindbooth.data.errors import RankFailed
 from mindbooth.data.prefetch import Prefetch
 
-from . import card, checkpoint, debug, export, hub, lora, memory, precompute, prior, report, trained
+from . import card, checkpoint, debug, export, hub, lora, memory, prior, report, trained
+from . import precompute as cache
 from . import run as runs
 from .config import TrainConfig
 from .device import Comm
@@ -32,7 +32,7 @@ from .phases import Phases
 from .prodigy import Prodigy
 from .rates import schedule
 from .report import Metrics, Progress
-from .run import Run
+from .run import Place, Run
 from .step import LIMIT, LossScale, Result, Step
 from .stop import STATUS, StopRequest
 from .trackers import Trackers
@@ -44,25 +44,40 @@ log = logging.getLogger(__name__)
 def train(config: TrainConfig, comm: Comm, stop: StopRequest, environ: Mapping[str, str]) -> int:
     """Trains an adapter; returns the exit status: 0, 75 if stopped with a checkpoint, or 1 if all
     went well but the upload to the hub."""
-    store, token, drawn = runs.place(config, comm, environ)
-    with runs.failures_told(store, token, comm), Heart.of(environ, comm.rank) as heart:
-        return _train(config, comm, stop, heart, store, token, drawn)
+    place = runs.place(config, comm, environ)
+    with runs.failures_told(place.meeting), Heart.of(environ, comm.rank) as heart, place.presence:
+        phases = _phases(config, heart)
+        return _train(_filled(config, place, phases, heart), stop, phases, heart)
 
 
-def _train(config: TrainConfig, comm: Comm, stop: StopRequest, heart: Heart, store: Store,
-           token: str, drawn: int) -> int:  # fmt: skip
-    measured = config.run.profile or config.run.debug
-    phases = Phases(memory.meters() if measured else (), heart)
+def precompute(config: TrainConfig, comm: Comm, environ: Mapping[str, str]) -> int:
+    """Fills the cache with what such a training needs; returns the exit status, 0."""
+    place = runs.place(config, comm, environ)
+    with runs.failures_told(place.meeting), Heart.of(environ, comm.rank) as heart, place.presence:
+        phases = _phases(config, heart)
+        _filled(config, place, phases, heart, trains=False)
+        _tell_phases(phases, config)
+    return 0
+
+
+def _filled(config: TrainConfig, place: Place, phases: Phases, heart: Heart, *,
+            trains: bool = True) -> Run:  # fmt: skip
+    """The run, once the cache holds all that it needs."""
     with phases("look at the input"):
-        run = runs.look(config, comm, store, token, drawn)
-        meeting = run.meeting()
-        meeting.at("looked")
+        run = runs.look(config, place, trains=trains)
+        place.meeting.at("looked")
     with phases("class images"):
-        prior.fill(config, run.model, comm, meeting, run.dtype, heart)
-        run = runs.with_class_images(run)
+        prior.fill(config, run.model, place.comm, place.meeting, run.dtype, heart)
+        run = runs.with_class_images(run, place)
     with phases("encode"):
-        precompute.fill(run.needed, run.model, store, comm, meeting, dtype=run.dtype,
-                        run_token=token, heart=heart)  # fmt: skip
+        if run.comm.rank == run.group[0]:
+            run.presence.use(run.needed.keys)
+        cache.fill(run, heart)
+    return run
+
+
+def _train(run: Run, stop: StopRequest, phases: Phases, heart: Heart) -> int:
+    config, comm, meeting = run.config, run.comm, run.meeting
     with phases("load the models"):
         models = trained.load(run)
         adapter = Adapter(models.models, seed=run.seed)
@@ -83,7 +98,8 @@ def _train(config: TrainConfig, comm: Comm, stop: StopRequest, heart: Heart, sto
     with Trackers(run, first) as trackers, stop.noted():
         with phases("compile" if step.mode == "graph" else "first forward"):
             lora.seed_dropout(run.seed, first, comm.rank)
-            step.prepare(batches_of(first)[0])
+            for update in trained.one_of_each_size(run, first):
+                step.prepare(batches_of(update)[0])
             meeting.at("compiled")
             heart.begin()
         done, stopped, made = first, False, None
@@ -124,10 +140,18 @@ def _train(config: TrainConfig, comm: Comm, stop: StopRequest, heart: Heart, sto
             log.info("Stopped on request after %d updates. To go on, give the same command again "
                      "with --resume_from_checkpoint latest.", done)  # fmt: skip
         meeting.at("end")
-    meeting.over()
-    if measured:
-        log.info("Phases:\n%s", phases.table())
+    _tell_phases(phases, config)
     return STATUS if not finished else int(not uploaded)
+
+
+def _phases(config: TrainConfig, heart: Heart) -> Phases:
+    measured = config.run.profile or config.run.debug
+    return Phases(memory.meters() if measured else (), heart)
+
+
+def _tell_phases(phases: Phases, config: TrainConfig) -> None:
+    if config.run.profile or config.run.debug:
+        log.info("Phases:\n%s", phases.table())
 
 
 def _export(run: Run, adapter: Adapter, step: Step) -> None:
@@ -290,6 +314,12 @@ def _tell_start(run: Run, adapter: Adapter, first: int) -> None:
         batching.samples_per_update, batching.batch, batching.world_size, batching.accumulation,
         len({example.image for example in run.examples}),
     )  # fmt: skip
+    if run.config.data.buckets:
+        sizes = (
+            (run.needed.items[some[0]].variants[0].size, len(some)) for some in run.needed.buckets
+        )
+        shown = ", ".join(f"{height}x{width} ({count})" for (height, width), count in sizes)
+        log.info("Sizes, height first, and how many examples have them: %s.", shown)
     log.info("Trained: %d numbers in %d tensors, rank %d; objective: %s; optimizer: %s.",
              adapter.size, len(adapter.pieces), run.config.adapter.rank, run.objectives.name,
              run.config.optim.optimizer)  # fmt: skip

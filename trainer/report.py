@@ -55,7 +55,7 @@ def versions() -> dict[str, str]:
 class Progress:
     """A bar on a terminal, else a log line every few seconds and at the end; and in the heartbeat.
 
-    Use as a context manager; `advance()` after each unit of work.
+    Use as a context manager; `advance()` after each unit of work, or `reach()`.
     """
 
     def __init__(self, what: str, total: int, *, unit: str, done: int = 0, show: bool = True,
@@ -73,14 +73,19 @@ class Progress:
 
     def advance(self, **figures: str) -> None:
         """One unit is done; `figures` are shown behind it."""
-        self._done += 1
-        self._heart.advance(figures)
+        self.reach(self._done + 1, **figures)
+
+    def reach(self, done: int, **figures: str) -> None:
+        """So many are done, whoever did them."""
+        new, self._done = done - self._done, done
+        self._heart.reach(done, figures)
         if self._bar:
             self._tqdm.set_postfix(figures, refresh=False)
-            self._tqdm.update()
+            self._tqdm.update(new)
             return
         now = time.monotonic()
-        if self._lines and (now - self._told > SECONDS_BETWEEN_LINES or self._done == self._total):
+        ended = new and done == self._total
+        if self._lines and (now - self._told > SECONDS_BETWEEN_LINES or ended):
             self._told = now
             log.info("%s", self._line(now - self._began, figures))
 

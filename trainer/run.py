@@ -9,30 +9,41 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import logging
 import secrets
+import socket
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import mindspore as ms
+import numpy as np
 
-from mindbooth.data import class_images, examples, hub_dataset, stream
+from mindbooth.data import class_images, examples, hub_dataset, needs, pictures, scope, stream
 from mindbooth.data.cache import Store, default_root
+from mindbooth.data.digests import WeightDigests
 from mindbooth.data.errors import DataError, RankFailed, RankStopped
 from mindbooth.data.examples import Example, Listing
 from mindbooth.data.meeting import Meeting
+from mindbooth.data.pictures import Picture
+from mindbooth.data.presence import Presence
+from mindbooth.data.stream import Stream
 
-from . import checkpoint, export, hub, objective, precompute, sdxl, trackers
+from . import checkpoint, export, hub, needed, objective, sdxl, trackers
 from .checkpoint import Resumed
 from .config import ConfigError, TrainConfig
 from .device import Comm
+from .needed import Needed
 from .objective import Objectives
-from .precompute import Needed
+from .report import Progress
 from .sdxl import Model
 
 log = logging.getLogger(__name__)
+
+LONG = 500  # pictures, to look at which takes a moment
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,15 +83,32 @@ class Batching:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where a run's ranks meet, and what they keep their entries in.
+
+    presence: tells others who use the cache that this rank is at work. drawn: a seed, the same on
+    all ranks.
+    """
+
+    comm: Comm
+    meeting: Meeting
+    store: Store
+    presence: Presence
+    drawn: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Run:
     """A run, as its inputs and options make it.
 
-    token: tells this attempt of this job from others that use the cache; equal on all its ranks.
-    repository: on rank 0, where the adapter goes on the hub, if it does.
+    group: the ranks that share the cache folder with this one, which is among them. repository: on
+    rank 0, where the adapter goes on the hub, if it does.
     """
 
     config: TrainConfig
     comm: Comm
+    meeting: Meeting
+    group: tuple[int, ...]
     model: Model
     objectives: Objectives
     examples: tuple[Example, ...]
@@ -91,7 +119,7 @@ class Run:
     batching: Batching
     output: Path
     store: Store
-    token: str
+    presence: Presence
     repository: str | None = None
 
     @property
@@ -104,51 +132,60 @@ class Run:
         """How many updates the run has, from its very beginning."""
         return self.config.optim.updates(self.batching.examples, self.batching.samples_per_update)
 
+    @functools.cached_property
+    def streams(self) -> tuple[Stream, ...]:
+        """The order of the subject's examples and, with prior preservation, of its class's."""
+        subject = Stream(
+            seed=self.seed,
+            buckets=self.needed.buckets,
+            samples_per_update=self.batching.samples_per_update,
+        )
+        count = len(self.class_examples)
+        return (subject, Stream.of(self.seed, count, partners=True)) if count else (subject,)
+
     def pictures(self, k: int) -> list[str]:
         """The files that sample k is made of: the subject's and, if there is one, the class's."""
-        sides = ((self.examples, False), (self.class_examples, True))
-        return [
-            some[stream.Stream(self.seed, len(some), partners=partners).example(k)].image.name
-            for some, partners in sides
-            if some
-        ]
-
-    def meeting(self) -> Meeting:
-        """Where its ranks wait for one another."""
-        return Meeting(
-            self.store.root,
-            run_token=self.token,
-            rank=self.comm.rank,
-            size=self.comm.size,
-            check=lambda: self.store.check(self.token),
-        )
+        sides = zip(self.streams, (self.examples, self.class_examples), strict=False)
+        return [some[stream.example(k)].image.name for stream, some in sides]
 
     def begin(self) -> None:
-        """Rank 0 makes the output folder and writes config.yaml."""
+        """Rank 0 makes the output folder, and writes config.yaml and what the cache is to keep."""
         if self.comm.rank == 0:
             self.output.mkdir(parents=True, exist_ok=True)
             checkpoint.clean(self.output)
             beyond = self.resumed.state.update if self.resumed else -1
             checkpoint.set_aside(self.output, beyond=beyond)
             export.config_file(self.output / "config.yaml", self.config, self.seed)
+            needs.write(self.output / needs.KEYS, self.needed.keys)
 
 
-def place(config: TrainConfig, comm: Comm, environ: Mapping[str, str]) -> tuple[Store, str, int]:
-    """The cache, the token that tells this attempt from others that use it, and a drawn seed.
+def place(config: TrainConfig, comm: Comm, environ: Mapping[str, str]) -> Place:
+    """Opens the ranks' meeting, and finds the cache. Ranks have just joined their group: later, one
+    may still download what another one has, for longer than a collective waits."""
+    data = config.data
+    root = Path(data.latent_cache_dir).expanduser() if data.latent_cache_dir else None
+    root = root or default_root(environ)
+    below = [Path(folder).expanduser() for folder in data.latent_cache_readonly or ()]
+    meeting = _meeting(comm, environ.get("MS_SCHED_HOST"))
+    drawn = comm.agree(secrets.randbelow(2**24))
+    presence = Presence(root)
+    store = Store(root, below=below, writer=presence.id)
+    return Place(comm=comm, meeting=meeting, store=store, presence=presence, drawn=drawn)
 
-    The launcher's job token is the same for all ranks; the drawn number makes it new under msrun
-    alone, too. Ranks have just met: later, one may still download what another one has.
-    """
-    given = config.data.latent_cache_dir
-    store = Store(Path(given).expanduser() if given else default_root(environ))
-    if store.root.exists() and not store.root.is_dir():
-        raise ConfigError(f"--latent_cache_dir {store.root} is a file: a folder is needed.")
-    drawn, seed = (comm.agree(secrets.randbelow(2**24)) for _ in range(2))
-    return store, f"{environ.get('MINDBOOTH_JOB', '')} {drawn}", seed
+
+def _meeting(comm: Comm, scheduler: str | None) -> Meeting:
+    if comm.size == 1:
+        return Meeting.alone()
+    mine = Meeting.host(comm.size, scheduler=scheduler) if comm.rank == 0 else None
+    invitation = np.zeros(Meeting.INVITATION, np.float32)
+    if mine:
+        invitation[:] = mine.invitation
+    told = [int(number) for number in comm.sum(invitation)]
+    return mine or Meeting.join(told, comm.rank, comm.size)
 
 
 @contextlib.contextmanager
-def failures_told(store: Store, token: str, comm: Comm) -> Iterator[None]:
+def failures_told(meeting: Meeting) -> Iterator[None]:
     """A rank that gives up inside is noticed by those who wait for it."""
     try:
         yield
@@ -158,59 +195,72 @@ def failures_told(store: Store, token: str, comm: Comm) -> Iterator[None]:
             kind = DataError
         elif isinstance(err, SystemExit):
             kind = RankStopped
-        if comm.size > 1:
-            store.mark_failed(token, str(err), error=kind)
+        meeting.fail(str(err), error=kind)
         raise
+    finally:
+        meeting.close()
 
 
-def look(config: TrainConfig, comm: Comm, store: Store, token: str, drawn: int) -> Run:
+def look(config: TrainConfig, place: Place, *, trains: bool = True) -> Run:
     """Looks at model, pictures, checkpoint and output folder, and leaves no trace of that.
 
-    drawn: the seed, unless one is given or resumed.
+    trains: whether that is more than filling the cache, which asks nothing of the output folder.
     """
+    comm, store = place.comm, place.store
     _check_precision(config)
+    _check_caches(store.root, config.data.latent_cache_readonly or ())
     model = sdxl.locate(config.model)
     scheduler = model.config("scheduler")
     objectives = objective.choose(scheduler, config.objective)
-    listing = _listing(config, comm, store)
+    listing = _listing(config, place)
     output = Path(config.output.output_dir).expanduser()
-    resumed = checkpoint.resumable(config.output.resume_from_checkpoint, output)
+    resumed = checkpoint.resumable(config.output.resume_from_checkpoint, output) if trains else None
     tracked = trackers.check(config.output)
     examples_an_epoch = len(listing.examples)
     if config.prior.with_prior_preservation:
         _check_class_folder(config)
         examples_an_epoch = max(examples_an_epoch, config.prior.num_class_images)
+    group = _group(place, config.data.cache_scope)
     run = Run(
         config=config,
         comm=comm,
+        meeting=place.meeting,
+        group=group,
         model=model,
         objectives=objectives,
         examples=listing.examples,
         class_examples=(),
-        needed=_needed(config, model, store, listing.examples, ()),
+        needed=_needed(config, model, place, group, listing.examples, ()),
         resumed=resumed,
-        seed=_seed(config, comm, resumed, drawn),
+        seed=_seed(config, comm, resumed, place.drawn),
         batching=_batching(config, comm, examples_an_epoch, resumed),
         output=output,
         store=store,
-        token=token,
+        presence=place.presence,
     )
+    remarks = objective.remarks(scheduler, config.objective, config.model.variant)
+    if comm.rank == 0:
+        _tell(listing.remark, *run.needed.remarks, *remarks)
+    return run if not trains else _checked(run, tracked)
+
+
+def _checked(run: Run, tracked: Sequence[str]) -> Run:
+    """Whether the training can begin and its results be kept."""
+    config, resumed = run.config, run.resumed
     if resumed and resumed.state.update > run.updates:
         raise ConfigError(
             f"The checkpoint {resumed.path} is after update {resumed.state.update}, but the run "
             f"has {run.updates}: raise --max_train_steps, or --num_train_epochs."
         )
-    if comm.rank == 0:
-        _try_output(output)
+    if run.comm.rank == 0:
+        _try_output(run.output)
         trackers.check_login(tracked)
         if config.output.push_to_hub:
             run = dataclasses.replace(run, repository=hub.check(config))
-        remarks = objective.remarks(scheduler, config.objective, config.model.variant)
-        _tell(listing.remark, *run.needed.remarks, *remarks)
     return run
 
 
-def with_class_images(run: Run) -> Run:
+def with_class_images(run: Run, place: Place) -> Run:
     """The run with its class pictures, once all of them are there."""
     prior = run.config.prior
     if not prior.with_prior_preservation:
@@ -218,15 +268,25 @@ def with_class_images(run: Run) -> Run:
     listing = class_images.listing(
         prior.folder, prompt=prior.class_prompt or "", count=prior.num_class_images
     )
-    needed = _needed(run.config, run.model, run.store, run.examples, listing.examples)
+    found = _needed(
+        run.config, run.model, place, run.group, run.examples, listing.examples, "class images"
+    )
     if run.comm.rank == 0:
-        _tell(listing.remark, *(told for told in needed.remarks if told not in run.needed.remarks))
-    return dataclasses.replace(run, class_examples=listing.examples, needed=needed)
+        _tell(listing.remark, *(told for told in found.remarks if told not in run.needed.remarks))
+    return dataclasses.replace(run, class_examples=listing.examples, needed=found)
 
 
 def _tell(*remarks: str | None) -> None:
     for remark in filter(None, remarks):
         log.warning("%s", remark)
+
+
+def _check_caches(root: Path, below: Sequence[str]) -> None:
+    if root.exists() and not root.is_dir():
+        raise ConfigError(f"--latent_cache_dir {root} is a file: a folder is needed.")
+    for folder in below:
+        if not Path(folder).expanduser().is_dir():
+            raise ConfigError(f"--latent_cache_readonly {folder}: there is no such folder.")
 
 
 def _check_precision(config: TrainConfig) -> None:
@@ -242,7 +302,7 @@ def _check_precision(config: TrainConfig) -> None:
             )
 
 
-def _listing(config: TrainConfig, comm: Comm, store: Store) -> Listing:
+def _listing(config: TrainConfig, place: Place) -> Listing:
     data = config.data
     if data.dataset_name is None:
         return examples.from_folder(
@@ -250,18 +310,19 @@ def _listing(config: TrainConfig, comm: Comm, store: Store) -> Listing:
             caption=data.instance_prompt,
             repeats=data.repeats,
         )
-    if comm.rank == 0:
+    if place.comm.rank == 0:
         log.info("Loading the dataset %s.", data.dataset_name)
     cache = config.model.cache_dir
     return hub_dataset.from_dataset(
         data.dataset_name,
         caption=data.instance_prompt,
-        keep=store.root / "datasets",
+        keep=place.store.root / "datasets",
         config_name=data.dataset_config_name,
         image_column=data.image_column,
         caption_column=data.caption_column,
         cache_dir=Path(cache).expanduser() if cache else None,
         repeats=data.repeats,
+        writer=place.presence.id,
     )
 
 
@@ -272,17 +333,51 @@ def _check_class_folder(config: TrainConfig) -> None:
     )
 
 
-def _needed(config: TrainConfig, model: Model, store: Store, instance: Sequence[Example],
-            of_class: Sequence[Example]) -> Needed:  # fmt: skip
-    return precompute.plan(
+def _group(place: Place, how: Literal["auto", "shared", "host"]) -> tuple[int, ...]:
+    """The ranks that fill one cache folder together with this one."""
+    comm, root = place.comm, place.store.root
+    group = scope.find(
+        root, place.meeting, rank=comm.rank, size=comm.size, host=socket.gethostname(), scope=how
+    )
+    if len(group) < comm.size and how == "auto" and comm.rank == group[0]:
+        log.warning(
+            "Not all ranks see one cache folder %s: ranks %s, on %s, encode everything for "
+            "themselves. With one on a shared disk (--latent_cache_dir) all would share the work.",
+            root, ", ".join(map(str, group)), socket.gethostname(),
+        )  # fmt: skip
+    return group
+
+
+def _needed(config: TrainConfig, model: Model, place: Place, group: Sequence[int],
+            instance: Sequence[Example], of_class: Sequence[Example],
+            what: str = "pictures") -> Needed:  # fmt: skip
+    """what: the pictures are called in the ranks' meeting, where each name comes once."""
+    comm = place.comm
+
+    def look_at(paths: Sequence[Path]) -> dict[Path, Picture]:
+        shown = comm.rank == 0 and len(paths) >= LONG
+        with Progress("looking at pictures", len(paths), unit="picture", show=shown) as bar:
+            return pictures.look_at(
+                paths,
+                place.store.root,
+                rank=comm.rank,
+                size=comm.size,
+                writes=comm.rank == group[0],
+                writer=place.presence.id,
+                exchange=functools.partial(place.meeting.exchange, what),
+                on_progress=bar.reach,
+            )
+
+    return needed.plan(
         instance,
         of_class,
         _further_prompts(config, model),
         config.data,
         model,
-        store,
+        WeightDigests(place.store.root, writer=place.presence.id),
         sdxl.DTYPES[config.optim.mixed_precision],
         texts=not config.adapter.train_text_encoder,
+        look_at=look_at,
     )
 
 

@@ -33,6 +33,12 @@ class StopRequest:
         self.began = True
         yield
 
+    def leave(self) -> None:
+        """The status is decided. Python takes its handlers away about a second before the process
+        is gone: a request in that time would end it with 143. What is ignored stays ignored."""
+        for number in (signal.SIGTERM, signal.SIGUSR1):
+            signal.signal(number, signal.SIG_IGN)
+
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.asked = True
         if not self.began:

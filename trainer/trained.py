@@ -13,7 +13,6 @@ import numpy as np
 from mindspore import nn
 
 from mindbooth.data.batches import Batch, Embedded, Reader, Side, Source, Texts, Tokenized
-from mindbooth.data.stream import Stream
 
 from . import lora, precompute, sdxl
 from .recompute import recompute
@@ -48,16 +47,17 @@ def load(run: Run) -> Trained:
     lora.drop(models, on=adapter.lora_dropout > 0)
     if run.config.optim.gradient_checkpointing:
         recompute(models)
-    repair = precompute.repairer(run.needed, run.model, run.store, run.dtype)
+    repair = precompute.repairer(run)
     return Trained(models=models, encoders=encoders, read=Reader(store=run.store, repair=repair))
 
 
 def source(run: Run, trained: Trained) -> Source:
     """Where the run's batches come from."""
     scale, shift = sdxl.latent_scale(run.model.config("vae"))
+    streams = run.streams
     sides = [
         Side(
-            stream=Stream(run.seed, len(run.needed.items)),
+            stream=streams[0],
             items=run.needed.items,
             objective=run.objectives.instance,
             caption_dropout=run.config.data.caption_dropout,
@@ -66,7 +66,7 @@ def source(run: Run, trained: Trained) -> Source:
     if run.needed.class_items:
         sides.append(
             Side(
-                stream=Stream(run.seed, len(run.needed.class_items), partners=True),
+                stream=streams[1],
                 items=run.needed.class_items,
                 objective=run.objectives.prior,
                 weight=run.config.prior.prior_loss_weight,
@@ -91,6 +91,17 @@ def batches(run: Run, source: Source) -> Callable[[int], list[Batch]]:
     ]
 
 
+def one_of_each_size(run: Run, first: int) -> list[int]:
+    """From `first` on, an update of each size of pictures that is still to come."""
+    stream = run.streams[0]
+    found: dict[int, int] = {}
+    for update in range(first, run.updates):
+        found.setdefault(stream.bucket(update), update)
+        if len(found) == len(stream.buckets):
+            break
+    return list(found.values())
+
+
 def embedder(run: Run, trained: Trained) -> Callable[[str], Embeddings]:
     """The embeddings of a validation prompt, or of "", as the adapter is when it is called."""
     zeros = sdxl.zeros_for_empty_prompt(run.model)
@@ -112,8 +123,7 @@ def _texts(run: Run, trained: Trained) -> Texts:
     if trained.encoders is None:
         return Embedded(read=trained.read, empty=None if zeros else run.needed.texts.get(""))
     tokenizers = trained.encoders.tokenizers
-    captions = {example.caption for example in (*run.examples, *run.class_examples)}
     return Tokenized(
-        ids={caption: sdxl.tokens(tokenizers, caption) for caption in captions},
+        ids=lambda caption: sdxl.tokens(tokenizers, caption),
         empty=None if zeros else sdxl.tokens(tokenizers, ""),
     )

@@ -453,3 +453,40 @@ def _command(pid: int) -> str:
 
 def _msrun(host: Host) -> int | None:
     return next((pid for pid in host.processes() if "msrun --" in _command(pid)), None)
+
+
+# The cache.
+
+
+@pytest.fixture
+def disks(hosts: Hosts, tmp_path: Path) -> Path:
+    """A folder that is another disk on each host."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    for host in hosts:
+        host.run(["mount", "-t", "tmpfs", "tmpfs", folder])
+    return folder
+
+
+def test_hosts_without_a_common_cache_say_so_and_encode_each_for_itself(
+    start: Start, training: Callable[..., list[str]], disks: Path
+) -> None:
+    job = start(TRAINING, *each(2), flags=training(latent_cache_dir=disks, max_train_steps=2))
+    assert job.ends(within=180) == [0, 0], job.shown()
+    for place, ranks in ((N1, "0, 1"), (N2, "2, 3")):
+        first = job.log(2 * place)
+        assert f"Not all ranks see one cache folder {disks}: ranks {ranks}, on n" in first
+        assert "Encoded 6 of 6 entries" in first
+    assert jobs.updates(job.output) == 2
+
+
+def test_a_cache_that_must_be_shared_and_is_not_is_refused(
+    start: Start, training: Callable[..., list[str]], disks: Path
+) -> None:
+    flags = training(latent_cache_dir=disks, max_train_steps=2, cache_scope="shared")
+    job = start(TRAINING, *each(1), flags=flags)
+    assert job.ends(within=120) == [2, 2], job.shown()
+    for launcher in job.launchers:
+        assert "--cache_scope" in launcher.err, job.shown()
+        assert "n1" in launcher.err
+        assert "n2" in launcher.err

@@ -22,6 +22,8 @@ from slurm import Slurm
 EXAMPLES = Path(__file__).parents[2] / "examples"
 TRAIN = EXAMPLES / "slurm" / "train.sbatch"
 ARRAY = EXAMPLES / "slurm" / "array.sbatch"
+PRECOMPUTE = EXAMPLES / "slurm" / "precompute.sbatch"
+LAUNCHER = ("--device_target", "CPU", "--nproc_per_node", "1")
 UPDATES = 40
 ENDLESS = 100_000
 EARLY = ("--batch", "--signal=USR1")  # what --signal=B:USR1@300 sends before the time is up
@@ -39,8 +41,7 @@ class Batch:
     def train(self, output: str, **options: object) -> str:
         """Submit train.sbatch for a worker on each host; return the job's id."""
         flags = [*self.common, *jobs.flags(output_dir=output, **options)]
-        launcher = ["--device_target", "CPU", "--nproc_per_node", "1"]
-        return self.submit(TRAIN, arguments=[*launcher, "--", *flags])
+        return self.submit(TRAIN, arguments=[*LAUNCHER, "--", *flags])
 
     def submit(self, script: Path, *options: str, arguments: Sequence[str]) -> str:
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
@@ -153,6 +154,17 @@ def test_a_mistake_in_the_flags_fails_the_job_with_2_and_no_requeue(batch: Batch
     assert batch.slurm.exit_status(job) == 2
     assert "learning_rat" in batch.slurm.output(job)
     assert batch.slurm.fields(job)["Restarts"] == "0"
+
+
+def test_a_training_that_depends_on_a_precompute_has_nothing_to_encode(batch: Batch) -> None:
+    own = jobs.flags(output_dir="prepared", latent_cache_dir="prepared-cache", max_train_steps=2)
+    arguments = [*LAUNCHER, "--", *batch.common, *own]
+    first = batch.submit(PRECOMPUTE, arguments=arguments)
+    then = batch.submit(TRAIN, f"--dependency=afterok:{first}", arguments=arguments)
+    batch.succeeded(then)
+    assert re.search(r"Encoded (\d+) of \1 entries", batch.slurm.output(first))
+    assert "Nothing to encode" in batch.slurm.output(then)
+    assert jobs.learned(batch.folder / "prepared") > 0
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import jobs
 import numpy as np
@@ -49,14 +49,14 @@ def options(tiny_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> Ca
 
 
 @pytest.fixture(scope="module")
-def fill(cpu: "Comm", options: Callable[..., Flags], tmp_path_factory: Any) -> Fill:
+def fill(cpu: "Comm", options: Callable[..., Flags]) -> Fill:
     """Makes what is missing in a folder, on one rank in pytest's own process."""
     import mindspore as ms
 
     from mindbooth.trainer import prior, sdxl
     from mindbooth.trainer.parse import parse
 
-    meeting = Meeting(tmp_path_factory.mktemp("meeting"), run_token="one", rank=0, size=1)
+    meeting = Meeting.alone()
 
     def in_this_process(folder: Path, **changed: object) -> None:
         config, _ = parse(options(folder, **changed))

@@ -168,6 +168,7 @@ def test_a_stop_request_lets_workers_save(start: Start, number: signal.Signals) 
     run.process.send_signal(number)
     assert run.end() == 75, run.err
     assert run.out.count("saved") == 2
+    assert "stopped before training began" in run.err  # there is no checkpoint
     assert not run.left()
 
 
@@ -206,6 +207,33 @@ def test_a_stop_before_the_workers_joined_has_nothing_to_save(start: Start) -> N
     run.process.send_signal(signal.SIGTERM)
     assert run.end() == 75, run.err
     assert "before training began" in run.err
+    assert not run.left()
+
+
+def test_a_stop_that_comes_when_workers_are_leaving_changes_nothing(start: Start) -> None:
+    run = start("takes_long_to_leave")
+    run.wait_for("ready", times=2)
+    run.process.send_signal(signal.SIGTERM)
+    assert run.end() == 0, run.err
+    assert not run.left()
+
+
+def test_a_precompute_that_starts_again_goes_on_from_no_checkpoint(
+    start: Start, tmp_path: Path
+) -> None:
+    (tmp_path / "out" / "checkpoint-5").mkdir(parents=True)  # of a training
+    run = start("fails_at_first", "--job", "precompute", "--max_restarts", "1")
+    assert run.end() == 0, run.err
+    asked = "precompute --output_dir out --device_target CPU"
+    assert re.findall(r"asked (.*)", run.out) == [asked] * 2
+    assert run.plan["work"] == "precompute"
+
+
+def test_a_precompute_that_hangs_is_found(start: Start) -> None:
+    run = start("hangs_while_encoding", "--job", "precompute", "--hang_seconds", "1")
+    assert run.end() == 1
+    assert "seems to hang: nothing has moved for" in run.err
+    assert "rank 1: encode, encoding 8 of 9" in run.err
     assert not run.left()
 
 

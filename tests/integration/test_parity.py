@@ -112,12 +112,12 @@ def source(one: dict[str, Any], store: Store, ids: dict[str, Arrays]) -> Source:
         for i, caption in enumerate(SUBJECT + CLASS)
     ]
     subject, others = items[: len(SUBJECT)], items[len(SUBJECT) :]
-    sides = [Side(stream=Stream(SEED, len(subject)), items=subject, objective=aims.instance)]
+    sides = [Side(stream=Stream.of(SEED, len(subject)), items=subject, objective=aims.instance)]
     if one["prior"] is not None:
-        stream = Stream(SEED, len(others), partners=True)
+        stream = Stream.of(SEED, len(others), partners=True)
         sides.append(Side(stream=stream, items=others, objective=aims.prior, weight=one["prior"]))
-    read = Reader(store=store)
-    texts = Tokenized(ids=ids) if one["text"] else Embedded(read=read)
+    read = Reader(store=store, repair={}.__getitem__)  # nothing goes missing
+    texts = Tokenized(ids=ids.__getitem__) if one["text"] else Embedded(read=read)
     return Source(read=read, sides=tuple(sides), texts=texts, scale=0.7, shift=0.1)
 
 
@@ -133,7 +133,7 @@ def raw(one: dict[str, Any], store: Store, ids: dict[str, Arrays]) -> dict[str, 
                 "latents": given.latents(side, k),
                 "noise": side.normal(k, Purpose.NOISE, LATENT),
                 "levels": np.int64(u * one["scheduler"]["num_train_timesteps"]),
-                "time_ids": np.array(side.variant(k).time_ids, np.float32),
+                "time_ids": np.array(given.variant(side, k).time_ids, np.float32),
             }
             if one["text"]:
                 row["ids_1"], row["ids_2"] = ids[text]

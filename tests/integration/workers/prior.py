@@ -14,18 +14,17 @@ from mindbooth.trainer import __main__ as trainer
 
 def fill(argv: list[str]) -> None:
     trainer.keep_torch_out()
-    from mindbooth.data.meeting import Meeting
     from mindbooth.trainer import device, prior, report, run, sdxl
     from mindbooth.trainer.parse import parse
 
     report.start()
     config, _ = parse(argv)
     comm = device.start(Placement.from_environ(os.environ), target="CPU")
-    store, token, _ = run.place(config, comm, os.environ)
-    meeting = Meeting(store.root, run_token=token, rank=comm.rank, size=comm.size)
-    model = sdxl.locate(config.model)
-    meeting.at("looked")
-    prior.fill(config, model, comm, meeting, sdxl.DTYPES[config.optim.mixed_precision])
+    meeting = run.place(config, comm, os.environ).meeting
+    with run.failures_told(meeting):
+        model = sdxl.locate(config.model)
+        meeting.at("looked")
+        prior.fill(config, model, comm, meeting, sdxl.DTYPES[config.optim.mixed_precision])
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A worker for the launcher's tests: `python stub.py BEHAVIOUR`, one function each.
+"""A worker for the launcher's tests: `python stub.py BEHAVIOUR ...`, one function each.
 
 Those that join the group do it with MindSpore itself; the others cost no import.
 """
@@ -85,6 +85,45 @@ def saves_and_stops() -> None:
         time.sleep(0.05)
     print("saved")
     sys.exit(75)
+
+
+def beat(done: int) -> None:
+    """Keep a heartbeat as a worker that has encoded so many of 9 entries."""
+    record = {
+        "phase": "encode", "phases": 3, "what": "encoding", "unit": "entry", "first": 0,
+        "done": done, "total": 9, "since": 0.0, "figures": {}, "updates": None, "began": False,
+        "time": time.monotonic(),
+    }  # fmt: skip
+    path = os.path.join(os.environ["MINDBOOTH_HEARTBEATS"], f"heartbeat_{RANK}")
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(json.dumps(record))
+
+
+def takes_long_to_leave() -> None:
+    """Be done, as the trainer's workers are in their last second: deaf."""
+    wait_as_scheduler()
+    beat(9)
+    time.sleep(1.5)  # the launcher has looked
+    print("ready")
+    time.sleep(3)
+
+
+def hangs_while_encoding() -> None:
+    wait_as_scheduler()
+    beat(8)
+    time.sleep(600)
+
+
+def fails_at_first() -> None:
+    """Fail in the first attempt, and tell in the second one what the worker was asked to do."""
+    wait_as_scheduler()
+    if not os.environ["MINDBOOTH_HEARTBEATS"].endswith("attempt-1"):
+        print("asked", *sys.argv[2:])
+        time.sleep(4)  # so that msrun sees no end of ours
+    elif RANK == "1":
+        sys.exit(3)
+    else:
+        time.sleep(600)
 
 
 def does_not_stop() -> None:

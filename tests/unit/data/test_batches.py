@@ -2,6 +2,7 @@
 
 import shutil
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from mindbooth.data.batches import (
+    Arrays,
     Batch,
     Embedded,
     Floats,
@@ -19,8 +21,9 @@ from mindbooth.data.batches import (
     Tokenized,
     Variant,
 )  # fmt: skip
+from mindbooth.data.buckets import by_size
 from mindbooth.data.cache import Store
-from mindbooth.data.errors import DataError
+from mindbooth.data.framing import Size
 from mindbooth.data.prefetch import Prefetch
 from mindbooth.data.recipes import key
 from mindbooth.data.stream import Purpose, Stream, micro_batch
@@ -39,7 +42,7 @@ def latents_key(example: int, flip: bool = False) -> str:
     return key({"latents": example, "flip": flip})
 
 
-def entry_of(name: str) -> dict[str, NDArray[np.float32]]:
+def entry_of(name: str, latent: tuple[int, ...] = LATENT) -> dict[str, NDArray[np.float32]]:
     rng = np.random.default_rng(int(name[:8], 16))
     if name == key({"text": 0}):
         return {
@@ -47,9 +50,13 @@ def entry_of(name: str) -> dict[str, NDArray[np.float32]]:
             "pooled": rng.standard_normal(6, dtype=np.float32),
         }
     return {
-        "mean": rng.standard_normal(LATENT, dtype=np.float32),
-        "std": rng.random(LATENT, dtype=np.float32),
+        "mean": rng.standard_normal(latent, dtype=np.float32),
+        "std": rng.random(latent, dtype=np.float32),
     }
+
+
+def not_needed(name: str) -> dict[str, np.ndarray]:
+    raise AssertionError(f"{name} is missing")
 
 
 def source_in(root: Path, *, seed: int = 1, flips: bool = False) -> Source:
@@ -66,15 +73,15 @@ def source_in(root: Path, *, seed: int = 1, flips: bool = False) -> Source:
         items.append(Item(variants=variants, text=text))
     for name in {text, *(variant.latents for item in items for variant in item.variants)}:
         store.publish(name, entry_of(name), note={})
-    side = Side(stream=Stream(seed=seed, examples=EXAMPLES), items=items, objective=objective)
-    read = Reader(store=store)
+    side = Side(stream=Stream.of(seed, EXAMPLES), items=items, objective=objective)
+    read = Reader(store=store, repair=not_needed)
     return Source(read=read, sides=(side,), texts=Embedded(read=read), scale=0.5)
 
 
 def with_class(source: Source, *, weight: float) -> Source:
     """The same pictures as class pictures too, in another order."""
     side = source.sides[0]
-    partners = Stream(seed=side.stream.seed, examples=EXAMPLES, partners=True)
+    partners = Stream.of(side.stream.seed, EXAMPLES, partners=True)
     return replace(source, sides=(side, replace(side, stream=partners, weight=weight)))
 
 
@@ -196,9 +203,10 @@ def test_an_option_more_leaves_the_other_draws_alone(tmp_path: Path) -> None:
 
 def test_flips_are_drawn_evenly_and_bring_their_own_ids(tmp_path: Path) -> None:
     source = source_in(tmp_path, flips=True)
-    flipped = [source.sides[0].variant(k).time_ids[3] for k in range(2000)]
+    side = source.sides[0]
+    flipped = [source.variant(side, k).time_ids[3] for k in range(2000)]
     assert abs(np.mean(flipped) - 0.5) < 0.04
-    assert source.assemble([11]).time_ids[0].tolist() == list(source.sides[0].variant(11).time_ids)
+    assert source.assemble([11]).time_ids[0].tolist() == list(source.variant(side, 11).time_ids)
 
 
 def test_the_seed_changes_every_draw(tmp_path: Path) -> None:
@@ -220,9 +228,10 @@ def test_a_bad_entry_is_repaired_and_training_goes_on(tmp_path: Path) -> None:
     expected = source.assemble(range(5))
     repaired = []
 
-    def repair(name: str) -> None:
+    def repair(name: str) -> dict[str, np.ndarray]:
         repaired.append(name)
         source.read.store.publish(name, entry_of(name), note={})
+        return entry_of(name)
 
     read = replace(source.read, repair=repair)
     mending = replace(source, read=read, texts=Embedded(read=read))
@@ -236,14 +245,13 @@ def test_a_bad_entry_is_repaired_and_training_goes_on(tmp_path: Path) -> None:
     assert len(repaired) == 1 + EXAMPLES + 1
 
 
-@pytest.mark.parametrize("repair", [None, lambda name: None], ids=["none", "fails"])
-def test_a_bad_entry_that_cannot_be_repaired_is_named(tmp_path: Path, repair: object) -> None:
+def test_training_goes_on_with_entries_that_cannot_be_kept(tmp_path: Path) -> None:
     source = source_in(tmp_path)
-    source = replace(source, read=replace(source.read, repair=repair))
-    path = source.read.store.path(latents_key(source.sides[0].stream.example(0)))
-    path.unlink()
-    with pytest.raises(DataError, match=path.name):
-        source.assemble([0])
+    expected = source.assemble(range(5))
+    shutil.rmtree(tmp_path)
+    read = replace(source.read, repair=entry_of)
+    assert equal(replace(source, read=read, texts=Embedded(read=read)).assemble(range(5)), expected)
+    assert not tmp_path.exists()
 
 
 def test_batches_are_the_same_through_prefetching(tmp_path: Path) -> None:
@@ -334,7 +342,126 @@ def test_a_dropped_caption_is_the_empty_prompt_where_that_is_encoded(tmp_path: P
 
 def test_tokens_say_whether_the_caption_counts() -> None:
     ids, empty = (np.arange(3), np.arange(3) + 5), (np.zeros(3), np.ones(3))
-    texts = Tokenized(ids={"a dog": ids})
+    texts = Tokenized(ids={"a dog": ids}.__getitem__)
     assert [texts("a dog", dropped)[2] for dropped in (False, True)] == [1, 0]
-    first, second, kept = Tokenized(ids={"a dog": ids}, empty=empty)("a dog", True)
+    first, second, kept = Tokenized(ids={"a dog": ids}.__getitem__, empty=empty)("a dog", True)
     assert (first.tolist(), second.tolist(), kept) == ([0, 0, 0], [1, 1, 1], 1)
+
+
+def counted(asked: list[str]) -> Tokenized:
+    def ids(caption: str) -> Arrays:
+        asked.append(caption)
+        return np.zeros(3), np.ones(3)
+
+    return Tokenized(ids=ids)
+
+
+def test_a_caption_is_tokenized_when_it_is_asked_for_and_then_kept() -> None:
+    asked: list[str] = []
+    texts = counted(asked)
+    assert asked == []
+    for caption in ("a dog", "a cat", "a dog", "a cat"):
+        texts(caption, False)
+    assert asked == ["a dog", "a cat"]
+
+
+def test_not_all_captions_are_kept() -> None:
+    asked: list[str] = []
+    texts = counted(asked)
+    captions = [f"dog {number}" for number in range(5000)]
+    for caption in [*captions, captions[0]]:
+        texts(caption, False)
+    assert asked == [*captions, captions[0]]
+
+
+WIDE, TALL, SQUARE = (24, 40), (40, 24), (32, 32)
+SHAPES = {WIDE: (4, 3, 5), TALL: (4, 5, 3), SQUARE: (4, 4, 4)}
+SUBJECTS = [TALL, WIDE, WIDE, SQUARE, WIDE, TALL, WIDE]  # the size of each picture
+UPDATE = 6
+
+
+def variants_of(store: Store, picture: str, size: Size) -> tuple[Variant, ...]:
+    """A crop and another one, whose ids tell the picture's number."""
+    made = []
+    for crop in (0, 1):
+        name = key({"picture": picture, "size": size, "crop": crop})
+        store.publish(name, entry_of(name, SHAPES[size]), note={})
+        number = int(picture.split()[1])
+        made.append(Variant(latents=name, time_ids=(50, 60, number, crop, *size)))
+    return tuple(made)
+
+
+def bucketed_in(root: Path) -> Source:
+    """Subjects of three sizes, and class pictures that have frames of each of them."""
+    store = Store(root)
+    text = key({"text": 0})
+    store.publish(text, entry_of(text), note={})
+    subjects = [
+        Item(variants=variants_of(store, f"subject {number}", size), text=text)
+        for number, size in enumerate(SUBJECTS)
+    ]
+    others = [
+        Item(
+            variants=tuple(
+                v for size in SHAPES for v in variants_of(store, f"class {number}", size)
+            ),
+            text=text,
+        )
+        for number in range(EXAMPLES)
+    ]
+    buckets = by_size([item.variants[0].size for item in subjects])
+    stream = Stream(1, buckets, samples_per_update=UPDATE)
+    sides = (
+        Side(stream=stream, items=subjects, objective=objective),
+        Side(stream=Stream.of(1, EXAMPLES, partners=True), items=others, objective=objective),
+    )
+    read = Reader(store=store, repair=not_needed)
+    return Source(read=read, sides=sides, texts=Embedded(read=read), scale=0.5)
+
+
+def test_a_variants_size_is_what_sdxl_is_told() -> None:
+    assert Variant(latents="", time_ids=(50, 60, 0, 0, *WIDE)).size == WIDE
+
+
+def test_a_batch_holds_one_size_which_the_class_follows(tmp_path: Path) -> None:
+    source = bucketed_in(tmp_path)
+    met = []
+    for update in range(len(SUBJECTS)):
+        batch = source.assemble(range(update * UPDATE, update * UPDATE + UPDATE))
+        (size,) = {tuple(map(int, ids[4:])) for ids in batch.time_ids}
+        assert batch.noisy.shape == (2 * UPDATE, *SHAPES[size])
+        met.append(size)
+    assert sorted(met) == sorted(SUBJECTS)
+
+
+@pytest.mark.parametrize("split", [(2, 3, 1), (3, 1, 2), (3, 2, 1), (6, 1, 1)], ids=str)
+def test_n_cards_see_of_each_bucket_what_one_card_sees(
+    tmp_path: Path, split: tuple[int, int, int]
+) -> None:
+    world_size, count, accumulation = split
+    source = bucketed_in(tmp_path)
+    for update in range(len(SUBJECTS)):
+        start = update * UPDATE
+        whole = source.assemble(range(start, start + UPDATE))
+        for micro, rank in product(range(accumulation), range(world_size)):
+            samples = micro_batch(update, micro, rank, batch=count, accumulation=accumulation,
+                                  world_size=world_size)  # fmt: skip
+            rows = [k - start for k in samples]
+            part = arrays_of(source.assemble(samples))
+            for name, array in arrays_of(whole).items():
+                assert np.array_equal(part[name], array[[*rows, *(UPDATE + row for row in rows)]])
+
+
+def test_class_pictures_come_once_an_epoch_whatever_their_size(tmp_path: Path) -> None:
+    source = bucketed_in(tmp_path)
+    batches = [source.assemble(range(u * UPDATE, u * UPDATE + UPDATE)) for u in range(EXAMPLES)]
+    numbers = np.concatenate([batch.time_ids[UPDATE:, 2] for batch in batches])
+    epochs = numbers.reshape(UPDATE, EXAMPLES)
+    assert np.array_equal(np.sort(epochs, axis=1), [range(EXAMPLES)] * UPDATE)
+
+
+def test_crops_of_a_size_are_drawn_evenly_on_both_sides(tmp_path: Path) -> None:
+    source = bucketed_in(tmp_path)
+    for side in source.sides:
+        crops = [source.variant(side, k).time_ids[3] for k in range(2000)]
+        assert abs(np.mean(crops) - 0.5) < 0.04

@@ -1,35 +1,29 @@
-"""An entry is there whole or not at all, whoever dies, writes or damages what and when."""
+"""An entry is there whole or not at all, whoever publishes, reads, dies or removes it when.
 
-import hashlib
-import logging
+What is damaged: test_cache_damage.py. Disks that are full or not to be written to:
+test_cache_disks.py.
+"""
+
 import os
-import re
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
+from entries import KEY, KEYS, NOTE, tensors
 
-from mindbooth.data.atomic import is_unfinished
+from mindbooth.data.atomic import is_unfinished, writer_of
 from mindbooth.data.cache import DAMAGED_SUFFIX, Missing, Store, default_root
-from mindbooth.data.entry import pack
-from mindbooth.data.errors import DataError, RankFailed, RankStopped
 
-KEYS = [hashlib.sha256(str(i).encode()).hexdigest() for i in range(20)]
-KEY = KEYS[0]
-NOTE = {"image": "dog.jpg"}
 LIMIT_SECONDS = 60
-
-
-def tensors(value: float = 1.0, size: int = 64) -> dict[str, NDArray[np.float32]]:
-    return {"mean": np.full((4, size), value, np.float32), "std": np.ones((4, size), np.float32)}
+WRITER = "00112233445566ff"
 
 
 @pytest.fixture
@@ -43,16 +37,6 @@ def until(happened: Callable[[], bool]) -> None:
     while not happened():
         assert time.monotonic() < deadline, "it never happened"
         time.sleep(0.0005)
-
-
-def looks(limit: int) -> Callable[[int, int], None]:
-    """For `wait`: fails where it would go on looking."""
-    left = iter(range(limit))
-
-    def on_progress(present: int, total: int) -> None:
-        assert next(left, None) is not None, f"still waiting with {present} of {total}"
-
-    return on_progress
 
 
 def python(script: str, *arguments: object) -> "subprocess.Popen[str]":
@@ -88,99 +72,83 @@ def test_an_absent_entry_is_missing(store: Store) -> None:
 
 
 def test_missing_keeps_the_order_and_names_each_once(store: Store) -> None:
-    for key in KEYS[::2]:
+    for key in KEYS[:20:2]:
         store.publish(key, tensors(), note=NOTE)
-    assert store.missing([*KEYS, *KEYS]) == KEYS[1::2]
+    assert store.missing([*KEYS[:20], *KEYS[:20]]) == KEYS[1:20:2]
     assert store.missing([]) == []
 
 
-def test_a_thousand_entries_are_read_with_few_files_open(store: Store) -> None:
+def test_what_was_read_stays_as_it_is_whatever_is_read_next(store: Store) -> None:
+    for number, key in enumerate(KEYS[:40]):
+        store.publish(key, tensors(number), note=NOTE)
+    held = [store.read(key)["mean"][1:3] for key in KEYS[:40]]
+    for key in KEYS[:40]:
+        store.read(key)
+    assert [set(mean.flat) for mean in held] == [{number} for number in range(40)]
+
+
+def test_threads_read_through_one_store(store: Store) -> None:
+    for number, key in enumerate(KEYS[:40]):
+        store.publish(key, tensors(number, size=4096), note=NOTE)
+
+    def mean(number: int) -> set[float]:
+        return set(store.read(KEYS[number])["mean"].flat)
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(mean, [*range(40)] * 3)) == [{number} for number in range(40)] * 3
+
+
+def test_what_was_read_cannot_be_written_to(store: Store) -> None:
+    store.publish(KEY, tensors(), note=NOTE)
+    with pytest.raises(ValueError, match="read-only"):
+        store.read(KEY)["mean"][:] = 0
+
+
+def test_entries_are_read_with_few_files_open(store: Store) -> None:
     store.publish(KEY, tensors(), note=NOTE)
     held = [store.read(KEY) for _ in range(200)]
     assert len(os.listdir("/proc/self/fd")) < 150
     assert len(held) == 200
 
 
-# Damage
+def test_a_writable_folder_is_made_and_left_empty(store: Store) -> None:
+    store.ensure_writable()
+    assert list(store.root.iterdir()) == []
 
 
-def flip_a_bit(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[-5] ^= 4
-    path.write_bytes(content)
+# Caches below
 
 
-def make_a_folder(path: Path) -> None:
-    path.unlink()
-    (path / "inside").mkdir(parents=True)
+@pytest.fixture
+def layers(tmp_path: Path) -> tuple[Store, Store, Store]:
+    """One's own, and two caches below it by themselves."""
+    team, site = Store(tmp_path / "team"), Store(tmp_path / "site")
+    return Store(tmp_path / "own", below=(team.root, site.root)), team, site
 
 
-def loop_to_itself(path: Path) -> None:
-    path.unlink()
-    path.symlink_to(path)
+def test_the_first_cache_that_has_an_entry_gives_it(layers: tuple[Store, Store, Store]) -> None:
+    for number, store in enumerate(layers):
+        for key in KEYS[: number + 1]:
+            store.publish(key, tensors(number), note=NOTE)
+    assert [layers[0].read(key)["mean"].flat[0] for key in KEYS[:3]] == [0, 1, 2]
 
 
-DAMAGES: dict[str, Callable[[Path], object]] = {
-    "bit flip": flip_a_bit,
-    "cut short": lambda path: os.truncate(path, path.stat().st_size - 1),
-    "cut at a block": lambda path: os.truncate(path, 512),
-    "empty": lambda path: os.truncate(path, 0),
-    "zeros": lambda path: path.write_bytes(bytes(path.stat().st_size)),
-    "foreign": lambda path: path.write_text("kept here by someone else"),
-    "another entry": lambda path: path.write_bytes(pack(KEYS[1], tensors(), NOTE)),
-    "a folder": make_a_folder,
-    "a link to itself": loop_to_itself,
-}
+def test_what_lies_below_is_not_missing(layers: tuple[Store, Store, Store]) -> None:
+    own, team, site = layers
+    team.publish(KEYS[1], tensors(), note=NOTE)
+    site.publish(KEYS[2], tensors(), note=NOTE)
+    assert own.missing(KEYS[:4]) == [KEYS[0], KEYS[3]]
+    assert own.missing(KEYS[:4], verify=True) == [KEYS[0], KEYS[3]]
+    assert [own.has(key) for key in KEYS[:4]] == [False, True, True, False]
 
 
-@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES.keys())
-def test_damage_is_told_set_aside_and_encoded_again(
-    store: Store, damage: Callable[[Path], object], caplog: pytest.LogCaptureFixture
-) -> None:
-    store.publish(KEY, tensors(), note=NOTE)
-    damage(store.path(KEY))
-    with caplog.at_level(logging.WARNING), pytest.raises(Missing):
-        store.read(KEY)
-    assert str(store.path(KEY)) in caplog.text
-    assert not store.has(KEY)
-    assert store.missing([KEY]) == [KEY]
-    store.publish(KEY, tensors(2.0), note=NOTE)
-    assert np.array_equal(store.read(KEY)["mean"], tensors(2.0)["mean"])
-    leftovers = [path for path in store.path(KEY).parent.iterdir() if path != store.path(KEY)]
-    assert [path.suffix for path in leftovers] == [DAMAGED_SUFFIX]
-
-
-@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES.keys())
-def test_a_thorough_look_finds_damage_at_once(
-    store: Store, damage: Callable[[Path], object]
-) -> None:
-    for key in KEYS[:3]:
-        store.publish(key, tensors(), note=NOTE)
-    damage(store.path(KEYS[2]))
-    assert store.missing(KEYS[:4], verify=True) == KEYS[2:4]
-
-
-def test_a_folder_in_the_place_of_an_entry_is_published_over(store: Store) -> None:
-    (store.path(KEY) / "inside").mkdir(parents=True)
-    assert not store.has(KEY)
-    assert store.missing([KEY]) == [KEY]
-    store.publish(KEY, tensors(), note=NOTE)
-    assert np.array_equal(store.read(KEY)["mean"], tensors()["mean"])
-
-
-def test_an_entry_that_changes_after_its_first_read_is_verified_again(store: Store) -> None:
-    store.publish(KEY, tensors(), note=NOTE)
-    store.read(KEY)
-    flip_a_bit(store.path(KEY))
-    with pytest.raises(Missing):
-        store.read(KEY)
-
-
-def test_a_read_entry_outlives_its_file(store: Store) -> None:
-    store.publish(KEY, tensors(5.0), note=NOTE)
-    back = store.read(KEY)
-    os.truncate(store.path(KEY), 0)
-    assert np.array_equal(back["mean"], tensors(5.0)["mean"])
+def test_only_ones_own_cache_is_written_to(layers: tuple[Store, Store, Store]) -> None:
+    own, team, site = layers
+    own.ensure_writable()
+    own.publish(KEY, tensors(), note=NOTE)
+    assert own.path(KEY).is_file()
+    assert not team.root.exists()
+    assert not site.root.exists()
 
 
 # Several processes
@@ -217,10 +185,10 @@ import sys
 import numpy as np
 from pathlib import Path
 from mindbooth.data.cache import Store
-store = Store(Path(sys.argv[1]))
+store = Store(Path(sys.argv[1]), writer=sys.argv[2])
 big = np.ones((4, 1 << 20), np.float32)
 while True:
-    for key in sys.argv[2:]:
+    for key in sys.argv[3:]:
         store.publish(key, {"mean": big}, note={})
 """
 
@@ -229,7 +197,7 @@ def test_a_publisher_killed_midway_leaves_nothing_that_is_read(store: Store) -> 
     folder = store.path(KEY).parent
     for _ in range(4):
         known = set(folder.glob(".*"))
-        process = python(PUBLISH_FOR_EVER, store.root, KEY)
+        process = python(PUBLISH_FOR_EVER, store.root, WRITER, KEY)
         try:
             until(lambda known=known: bool(set(folder.glob(".*")) - known))
         finally:
@@ -239,159 +207,50 @@ def test_a_publisher_killed_midway_leaves_nothing_that_is_read(store: Store) -> 
     hidden = [path.name for path in folder.glob(".*")]
     assert hidden, "no kill fell into a publication: the test has shown nothing"
     assert all(map(is_unfinished, hidden))
+    assert {writer_of(name) for name in hidden} == {WRITER}
     assert not list(folder.glob(f"*{DAMAGED_SUFFIX}"))
     store.publish(KEY, tensors(), note=NOTE)
     assert store.missing([KEY], verify=True) == []
 
 
-@pytest.mark.parametrize(
-    ("name", "unfinished"),
-    [
-        (f".{KEY}.safetensors.0123456789abcdef.part", True),
-        (f"{KEY}.safetensors", False),
-        (".nfs000000000001", False),
-        (f".{KEY}.safetensors.part", False),
-    ],
-)
-def test_unfinished_files_are_told_by_name(name: str, unfinished: bool) -> None:
-    assert is_unfinished(name) == unfinished
+# A cache that is removed while it is in use
 
 
-# Folders that cannot be used
-
-
-@pytest.mark.parametrize("attempt", ["publish", "ensure_writable"])
-@pytest.mark.parametrize("below", ["", "sub/folder"])
-def test_a_file_in_place_of_the_folder_is_named(tmp_path: Path, below: str, attempt: str) -> None:
-    (tmp_path / "cache").write_text("a file")
-    store = Store(tmp_path / "cache" / below)
-    assert store.missing([KEY]) == [KEY]
-    with pytest.raises(DataError, match=r"a file is in its place.*--latent_cache_dir") as raised:
-        store.ensure_writable() if attempt == "ensure_writable" else store.publish(
-            KEY, tensors(), note=NOTE
-        )
-    assert str(tmp_path / "cache") in str(raised.value)
-    assert isinstance(raised.value.__cause__, OSError)
-
-
-def test_a_writable_folder_is_made_and_left_empty(store: Store) -> None:
-    store.ensure_writable()
-    assert list(store.root.iterdir()) == []
-
-
-def test_a_full_disk_is_told_and_leaves_nothing_half_written(small_disk: Path) -> None:
-    store = Store(small_disk)
-    store.publish(KEY, tensors(), note=NOTE)
-    with pytest.raises(DataError, match=r"the disk is full.*--latent_cache_dir") as raised:
-        store.publish(KEYS[1], tensors(size=1 << 20), note=NOTE)
-    assert str(small_disk) in str(raised.value)
-    assert [path.name for path in small_disk.rglob("*") if path.is_file()] == [store.path(KEY).name]
-    assert store.missing(KEYS[:2], verify=True) == [KEYS[1]]
-
-
-def test_a_failure_on_a_full_disk_still_reaches_the_others(small_disk: Path) -> None:
-    store = Store(small_disk)
-    store.ensure_writable()
-    with suppress(OSError):
-        (small_disk / "filler").write_bytes(bytes(2 << 20))
-    assert shutil.disk_usage(small_disk).free == 0
-    store.mark_failed("run 1", "the disk is full")
-    with pytest.raises(RankFailed, match="its own log says why"):
-        store.wait([KEY], run_token="run 1", on_progress=looks(1))
-
-
-def test_a_read_only_cache_is_read_and_not_written(
-    small_disk: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    store = Store(small_disk)
-    for key in KEYS[:2]:
+def test_a_removed_cache_is_missing_and_is_made_anew(store: Store) -> None:
+    for key in KEYS[:3]:
         store.publish(key, tensors(), note=NOTE)
-    flip_a_bit(store.path(KEYS[1]))
-    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
-    assert store.read(KEY)
-    with pytest.raises(Missing):
-        store.read(KEYS[1])
-    assert "is damaged" in caplog.text
-    for attempt in (
-        store.ensure_writable,
-        lambda: store.publish(KEYS[1], tensors(), note=NOTE),
-        lambda: store.publish(KEYS[2], tensors(), note=NOTE),
-    ):
-        with pytest.raises(DataError, match=r"cannot be written to.*--latent_cache_dir"):
-            attempt()
-    store.mark_failed("run 1", "it is read-only")  # never raises
-    store.check("run 1")  # nothing could be told
+        store.read(key)
+    shutil.rmtree(store.root)
+    for key in KEYS[:3]:
+        with pytest.raises(Missing):
+            store.read(key)
+    assert store.missing(KEYS[:3]) == KEYS[:3]
+    store.publish(KEY, tensors(2.0), note=NOTE)
+    assert np.array_equal(store.read(KEY)["mean"], tensors(2.0)["mean"])
 
 
-# Waiting for others
+def test_a_read_entry_outlives_its_cache(store: Store) -> None:
+    store.publish(KEY, tensors(5.0), note=NOTE)
+    back = store.read(KEY)
+    os.truncate(store.path(KEY), 0)
+    shutil.rmtree(store.root)
+    assert np.array_equal(back["mean"], tensors(5.0)["mean"])
 
 
-def test_waiting_ends_when_all_entries_exist(store: Store) -> None:
-    store.publish(KEYS[0], tensors(), note=NOTE)
-    seen: list[tuple[int, int]] = []
+def test_a_cache_that_is_removed_during_a_publication_is_made_anew(store: Store) -> None:
+    removed = threading.Event()
 
-    def on_progress(present: int, total: int) -> None:
-        seen.append((present, total))
-        for key in KEYS[: present + 1][:4]:  # another rank publishes one more at each look
-            store.publish(key, tensors(), note=NOTE)
+    def remove_once() -> None:
+        until(lambda: bool(list(store.root.glob("*/.*"))))
+        shutil.rmtree(store.root, ignore_errors=True)
+        removed.set()
 
-    store.wait([*KEYS[:4], KEYS[0]], run_token="t", on_progress=on_progress, poll_seconds=0)
-    assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
-
-
-def test_waiting_for_nothing_returns_at_once(store: Store) -> None:
-    store.wait([], run_token="t", on_progress=looks(1))
-    store.publish(KEY, tensors(), note=NOTE)
-    store.wait([KEY], run_token="t", on_progress=looks(1))
-
-
-def test_waiting_ends_with_the_failure_of_another_rank(store: Store) -> None:
-    store.publish(KEY, tensors(), note=NOTE)
-    Store(store.root).mark_failed("job-7/attempt 1", "rank 3: dog.jpg is damaged")
-    with pytest.raises(DataError, match=re.escape("rank 3: dog.jpg is damaged")):
-        store.wait(KEYS[:2], run_token="job-7/attempt 1", on_progress=looks(1))
-
-
-@pytest.mark.parametrize("error", [DataError, RankFailed, RankStopped])
-def test_the_kind_of_failure_reaches_the_others(store: Store, error: type[Exception]) -> None:
-    store.mark_failed("t", "two\nlines", error=error)
-    with pytest.raises(error, match="two\nlines"):
-        store.check("t")
-
-
-def test_the_first_failure_counts(store: Store) -> None:
-    store.mark_failed("t", "first")
-    store.mark_failed("t", "second")
-    with pytest.raises(DataError, match="first"):
-        store.check("t")
-
-
-def test_the_failure_of_another_run_is_not_believed(store: Store) -> None:
-    store.mark_failed("yesterday", "rank 3: dog.jpg is damaged")
-    store.check("today")
-    looks = 0
-
-    def on_progress(present: int, total: int) -> None:
-        nonlocal looks
-        looks += 1
-        if looks == 3:
-            store.publish(KEY, tensors(), note=NOTE)
-
-    store.wait([KEY], run_token="today", on_progress=on_progress, poll_seconds=0)
-
-
-def test_a_failure_does_not_matter_when_all_entries_exist(store: Store) -> None:
-    store.publish(KEY, tensors(), note=NOTE)
-    store.mark_failed("t", "late")
-    store.wait([KEY], run_token="t", on_progress=looks(1))
-
-
-def test_a_caller_can_leave_the_wait(store: Store) -> None:
-    def stop(present: int, total: int) -> None:
-        raise InterruptedError("asked to stop")
-
-    with pytest.raises(InterruptedError):
-        store.wait([KEY], run_token="t", on_progress=stop)
+    while not removed.is_set() or store.missing([KEY]):
+        removed.clear()
+        remover = threading.Thread(target=remove_once)
+        remover.start()
+        store.publish(KEY, tensors(size=1 << 20), note=NOTE)
+        remover.join()
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load, save
 
-from mindbooth.data.entry import Damaged, pack, unpack
+from mindbooth.data.entry import Damaged, pack, verify, views
 
 KEY = "ab" * 32
 TENSORS = {
@@ -18,7 +18,7 @@ CONTENT = pack(KEY, TENSORS, NOTE)
 
 
 def test_what_was_packed_comes_back() -> None:
-    back = unpack(KEY, CONTENT, verify=True)
+    back = views(CONTENT, verify(KEY, CONTENT))
     assert back.keys() == TENSORS.keys()
     for name, tensor in TENSORS.items():
         assert np.array_equal(back[name], tensor)
@@ -46,13 +46,13 @@ def test_every_flipped_bit_is_noticed(bit: int) -> None:
         flipped = bytearray(CONTENT)
         flipped[place] ^= 1 << bit
         with pytest.raises(Damaged):
-            unpack(KEY, bytes(flipped), verify=True)
+            verify(KEY, bytes(flipped))
 
 
-def test_every_truncation_is_noticed_even_without_the_checksum() -> None:
+def test_every_truncation_is_noticed() -> None:
     for length in range(len(CONTENT)):
         with pytest.raises(Damaged):
-            unpack(KEY, CONTENT[:length], verify=False)
+            verify(KEY, CONTENT[:length])
 
 
 @pytest.mark.parametrize(
@@ -71,4 +71,4 @@ def test_every_truncation_is_noticed_even_without_the_checksum() -> None:
 )
 def test_foreign_content_is_noticed(content: bytes) -> None:
     with pytest.raises(Damaged):
-        unpack(KEY, content, verify=True)
+        verify(KEY, content)

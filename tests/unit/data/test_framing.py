@@ -3,9 +3,10 @@
 import hashlib
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from mindbooth.data.errors import DataError
-from mindbooth.data.framing import Frame, frame, variants
+from mindbooth.data.framing import Frame, Size, frame, variants
 
 DIGEST = hashlib.sha256(b"a picture").hexdigest()
 
@@ -31,7 +32,7 @@ DIGEST = hashlib.sha256(b"a picture").hexdigest()
 def test_center_crop(
     size: tuple[int, int], resolution: int, resized: tuple[int, int], corner: tuple[int, int]
 ) -> None:
-    made = frame(size, resolution=resolution, center_crop=True)
+    made = frame(size, target=(resolution, resolution), center_crop=True)
     assert made.resized == resized
     assert (made.top, made.left) == corner
     assert made.time_ids == (*size, *corner, resolution, resolution)
@@ -51,13 +52,13 @@ def test_center_crop(
 def test_random_crop_reaches_every_corner_and_no_further(
     size: tuple[int, int], draw: tuple[float, float], corner: tuple[int, int]
 ) -> None:
-    made = frame(size, resolution=64, center_crop=False, draw=draw)
+    made = frame(size, target=(64, 64), center_crop=False, draw=draw)
     assert (made.top, made.left) == corner
 
 
 def test_flip_keeps_the_ids_and_mirrors_the_source() -> None:
     plain, flipped = (
-        frame((64, 96), resolution=64, center_crop=False, flip=flip, draw=(0, 0.3))
+        frame((64, 96), target=(64, 64), center_crop=False, flip=flip, draw=(0, 0.3))
         for flip in (False, True)
     )
     assert plain.time_ids == flipped.time_ids
@@ -71,7 +72,7 @@ def test_flip_keeps_the_ids_and_mirrors_the_source() -> None:
 @pytest.mark.parametrize("flip", [False, True])
 def test_the_source_box_lies_in_the_picture(size: tuple[int, int], flip: bool) -> None:
     for last in (0.0, 0.5, 1 - 2**-53):
-        made = frame(size, resolution=100, center_crop=False, flip=flip, draw=(last, last))
+        made = frame(size, target=(100, 100), center_crop=False, flip=flip, draw=(last, last))
         left, top, right, bottom = made.source_box
         assert 0 <= left < right <= size[1]
         assert 0 <= top < bottom <= size[0]
@@ -79,7 +80,7 @@ def test_the_source_box_lies_in_the_picture(size: tuple[int, int], flip: bool) -
 
 def planned(**changes: object) -> tuple[Frame, ...]:
     options: dict[str, object] = {
-        "resolution": 64, "center_crop": False, "random_flip": False,
+        "target": (64, 64), "center_crop": False, "random_flip": False,
     }  # fmt: skip
     options |= changes
     digest = str(options.pop("digest", DIGEST))
@@ -108,6 +109,93 @@ def test_center_crop_takes_the_middle_of_any_picture() -> None:
     assert planned(center_crop=True) == planned(center_crop=True, digest=other)
 
 
-def test_a_resolution_below_one_is_refused() -> None:
-    with pytest.raises(DataError, match="resolution is 0"):
-        frame((10, 10), resolution=0, center_crop=True)
+@pytest.mark.parametrize(
+    ("size", "corner"),
+    [((64, 4000), (0, 1397)), ((300, 200), (4, 0)), ((1000, 1333), (0, 7)), ((64, 64), (0, 0))],
+)
+def test_the_crop_is_pinned(size: Size, corner: Size) -> None:
+    """A change of these numbers encodes every cached picture again."""
+    found, _ = variants(size, DIGEST, target=(64, 64), center_crop=False, random_flip=True)
+    assert (found.top, found.left) == corner
+
+
+@pytest.mark.parametrize(
+    ("size", "target", "resized", "corner"),
+    [
+        ((720, 1280), (768, 1344), (768, 1365), (0, 10)),
+        ((720, 1290), (768, 1344), (768, 1376), (0, 16)),
+        ((800, 1280), (768, 1344), (840, 1344), (36, 0)),
+        ((1024, 1024), (1344, 768), (1344, 1344), (0, 288)),
+        ((1344, 768), (1344, 768), (1344, 768), (0, 0)),
+        ((2688, 1536), (1344, 768), (1344, 768), (0, 0)),
+    ],
+)
+def test_a_picture_covers_a_target_that_is_no_square(
+    size: Size, target: Size, resized: Size, corner: Size
+) -> None:
+    made = frame(size, target=target, center_crop=True)
+    assert (made.resized, (made.top, made.left), made.size) == (resized, corner, target)
+    assert made.time_ids == (*size, *corner, *target)
+
+
+@given(
+    size=st.tuples(st.integers(1, 20_000), st.integers(1, 20_000)),
+    target=st.tuples(st.integers(1, 2048), st.integers(1, 2048)),
+    draw=st.tuples(*[st.floats(0, 1, exclude_max=True)] * 2),
+    center_crop=st.booleans(),
+    flip=st.booleans(),
+)
+def test_every_frame_lies_in_its_picture(
+    size: Size, target: Size, draw: tuple[float, float], center_crop: bool, flip: bool
+) -> None:
+    made = frame(size, target=target, center_crop=center_crop, flip=flip, draw=draw)
+    assert any(made.resized[side] == target[side] for side in (0, 1))
+    assert 0 <= made.top <= made.resized[0] - target[0]
+    assert 0 <= made.left <= made.resized[1] - target[1]
+    left, top, right, bottom = made.source_box
+    assert 0 <= left < right <= size[1]
+    assert 0 <= top < bottom <= size[0]
+
+
+def test_there_are_as_many_crops_as_asked_for_each_plain_and_flipped() -> None:
+    made = planned(crops=5, random_flip=True)
+    assert len({frame.left for frame in made}) == 5
+    assert len(set(made)) == 10
+    assert [frame for frame in made if not frame.flip] == list(planned(crops=5))
+
+
+def test_more_crops_begin_with_the_fewer() -> None:
+    assert planned(crops=8, random_flip=True)[:2] == planned(random_flip=True)
+    assert planned(crops=8)[:3] == planned(crops=3)
+
+
+def test_crops_spread_over_the_whole_picture() -> None:
+    lefts = [frame.left for frame in planned(crops=300)]
+    assert min(lefts) < 100
+    assert max(lefts) > 4000 - 64 - 100
+
+
+@pytest.mark.parametrize("size", [(64, 64), (640, 640)])
+def test_without_room_all_crops_are_one(size: Size) -> None:
+    made = variants(size, DIGEST, target=(64, 64), center_crop=False, random_flip=False, crops=5)
+    assert len(made) == 1
+
+
+def test_there_is_one_crop_from_the_centre() -> None:
+    assert planned(crops=5, center_crop=True) == planned(center_crop=True)
+
+
+@pytest.mark.parametrize(
+    ("size", "target", "enlarges"),
+    [
+        ((1024, 1024), (1024, 1024), False),
+        ((1024, 5000), (1024, 1024), False),
+        ((1023, 5000), (1024, 1024), True),
+        ((5000, 1023), (1024, 1024), True),
+        ((900, 1300), (832, 1216), False),
+        ((900, 1215), (832, 1216), True),
+        ((832, 3000), (832, 1216), False),
+    ],
+)
+def test_a_picture_that_is_enlarged_is_known(size: Size, target: Size, enlarges: bool) -> None:
+    assert frame(size, target=target, center_crop=True).enlarges is enlarges

@@ -388,13 +388,13 @@ def test_a_48_megapixel_photo_is_read(tmp_path: Path) -> None:
     assert probe(path) == (8000, 6000)
     image = load(path)
     assert image.size == (6000, 8000)
-    made = frame((8000, 6000), resolution=64, center_crop=True)
+    made = frame((8000, 6000), target=(64, 64), center_crop=True)
     assert render(image, made).shape == (3, 64, 64)
 
 
 def test_one_pixel_fills_the_square(tmp_path: Path) -> None:
     path = saved(Image.new("RGB", (1, 1), (255, 0, 51)), tmp_path / "a.png")
-    result = render(load(path), frame(probe(path), resolution=32, center_crop=True))
+    result = render(load(path), frame(probe(path), target=(32, 32), center_crop=True))
     assert result.shape == (3, 32, 32)
     assert np.allclose(result.mean(axis=(1, 2)), [1, -1, 51 / 127.5 - 1], atol=1e-6)
 
@@ -403,7 +403,7 @@ def test_one_pixel_fills_the_square(tmp_path: Path) -> None:
 def test_a_panorama_costs_no_more_than_its_crop(size: tuple[int, int]) -> None:
     """Resized as a whole the first would take 157 GB."""
     image = Image.effect_noise(size[::-1], 60).convert("RGB")
-    made = frame(size, resolution=512, center_crop=False, flip=True, draw=(0.3, 0.3))
+    made = frame(size, target=(512, 512), center_crop=False, flip=True, draw=(0.3, 0.3))
     result = render(image, made)
     assert result.shape == (3, 512, 512)
     assert np.abs(result).max() <= 1
@@ -429,7 +429,7 @@ def test_rendering_equals_resize_flip_crop(
     size: tuple[int, int], interpolation: str, flip: bool
 ) -> None:
     image = photo(size)
-    made = frame(size, resolution=128, center_crop=False, flip=flip, draw=(0.37, 0.61))
+    made = frame(size, target=(128, 128), center_crop=False, flip=flip, draw=(0.37, 0.61))
     result = render(image, made, interpolation=interpolation)
     expected = cropped_after_resizing(
         image, (made.top, made.left), made.resized, flip, INTERPOLATIONS[interpolation]
@@ -445,7 +445,7 @@ def test_rendering_equals_resize_flip_crop(
 
 
 def test_black_is_minus_one_and_white_is_one() -> None:
-    made = frame((8, 8), resolution=8, center_crop=True)
+    made = frame((8, 8), target=(8, 8), center_crop=True)
     assert render(Image.new("RGB", (8, 8), "black"), made).min() == -1
     assert render(Image.new("RGB", (8, 8), "white"), made).max() == 1
 
@@ -477,7 +477,7 @@ def test_photographs_of_all_sizes_and_orientations(
     image = load(turned)
     assert np.abs(np.asarray(image).astype(int) - upright).mean() < 4
     for resolution in (64, 256, 1000):  # the last one enlarges most of them
-        made = frame(size, resolution=resolution, center_crop=True)
+        made = frame(size, target=(resolution, resolution), center_crop=True)
         result = render(image, made)
         assert result.shape == (3, resolution, resolution)
         assert -1 <= result.min() < result.max() <= 1

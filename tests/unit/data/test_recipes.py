@@ -9,7 +9,7 @@ import pytest
 from mindbooth.data.framing import frame
 from mindbooth.data.recipes import Recipe, key, latents_recipe, text_recipe
 
-FRAME = frame((100, 160), resolution=64, center_crop=True)
+FRAME = frame((100, 160), target=(64, 64), center_crop=True)
 VAE_CONFIG = {"scaling_factor": 0.13025, "block_out_channels": [128, 256], "act_fn": "silu"}
 PINNED = "38ee088c34d04301eba78476b830922401cce51c3181cd3904489c866eaea590"
 LATENTS: dict[str, Any] = {
@@ -38,7 +38,7 @@ TEXT: dict[str, Any] = {
         (latents_recipe, LATENTS, {"frame": replace(FRAME, flip=True)}),
         (latents_recipe, LATENTS, {"frame": replace(FRAME, resized=(65, 102))}),
         (latents_recipe, LATENTS, {"frame": replace(FRAME, size=(64, 56))}),
-        (latents_recipe, LATENTS, {"frame": frame((100, 160), resolution=56, center_crop=True)}),
+        (latents_recipe, LATENTS, {"frame": frame((100, 160), target=(56, 56), center_crop=True)}),
         (latents_recipe, LATENTS, {"interpolation": "bilinear"}),
         (latents_recipe, LATENTS, {"vae_digest": "0" * 64}),
         (latents_recipe, LATENTS, {"vae_config": {**VAE_CONFIG, "act_fn": "gelu"}}),

@@ -107,6 +107,9 @@ BEAT = Beat(
     phase="updates", phases=5, what="update", unit="update", first=0, done=12, total=300, since=0.0,
     figures={"loss": "0.1234"}, updates=12, began=True, time=6.0,
 )  # fmt: skip
+ENCODING = replace(
+    BEAT, phase="encode", what="encoding", unit="entry", done=18, total=90, figures={}, updates=None
+)
 NEXT = replace(BEAT, done=13, updates=13, time=6.5)
 TOLD = "[0] INFO update 12/300, loss 0.1234, lr 1.00e-04, 2.31 update/s, 02:04 left"
 
@@ -159,10 +162,17 @@ def test_a_bar_stands_below_the_lines_that_scroll(pty: Pty) -> None:
 
 
 @pytest.mark.parametrize("pty", [100], indirect=True)
-def test_the_bar_tells_rate_time_left_and_figures(pty: Pty) -> None:
-    Terminal(out=pty.file, err=pty.file).progress(BEAT, now=7.2)
+@pytest.mark.parametrize(
+    ("beat", "end"),
+    [
+        (BEAT, "| 12/300 [00:07<02:24,  2.00update/s, loss=0.1234]"),
+        (ENCODING, "| 18/90 [00:07<00:24,  3.00entry/s]"),
+    ],
+)
+def test_the_bar_tells_rate_time_left_and_figures(pty: Pty, beat: Beat, end: str) -> None:
+    Terminal(out=pty.file, err=pty.file).progress(beat, now=7.2)
     (bar,) = pty.shown()
-    assert bar.endswith("| 12/300 [00:07<02:24,  2.00update/s, loss=0.1234]")
+    assert bar.endswith(end)
     assert len(bar) == 99
 
 
@@ -214,7 +224,7 @@ def test_a_progress_line_is_known_as_the_trainer_writes_it(
 
 def test_on_the_way_to_the_first_update_the_bar_is_the_phase_and_its_time(pty: Pty) -> None:
     terminal = Terminal(out=pty.file, err=pty.file)
-    encoded = replace(BEAT, phase="compile", what="encoding", done=9, total=9, updates=None)
+    encoded = replace(ENCODING, phase="compile", done=90)
     terminal.progress(encoded, now=6.0)
     terminal.progress(encoded, now=81.0)
     assert pty.shown() == ["compile [01:15]"]

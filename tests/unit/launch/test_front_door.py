@@ -45,7 +45,10 @@ def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     ("argv", "told"),
     [
         (["lunch"], "'lunch' is no command of mindbooth. Did you mean launch?"),
-        (["xyzzy"], "There are launch, plan, ranktable, doctor, train, generate, demo."),
+        (
+            ["xyzzy"],
+            "There are launch, plan, ranktable, doctor, train, precompute, cache, generate, demo.",
+        ),
         (["plan", "--nproc_per_node", "0"], "at least one worker"),
         (["plan", "--", "--config", "none.yaml"], "--config none.yaml: cannot be read"),
         (["launch", "--device_target", "Ascend", "--nproc_per_node", "2"], "no /dev/davinciN here"),

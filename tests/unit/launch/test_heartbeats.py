@@ -49,6 +49,10 @@ AHEAD, BEHIND = beat(phases=21), beat(phases=20, done=11, updates=11)
 FIRST = beat(updates=None, done=0)
 
 
+def encoding(done: int) -> Beat:
+    return beat(phase="encode", phases=3, what="encoding", done=done, total=9, updates=None)
+
+
 @pytest.mark.parametrize(
     ("beats", "stopped", "patience", "rank"),
     [
@@ -63,6 +67,9 @@ FIRST = beat(updates=None, done=0)
         ((beat(),), (), HANG + HOSTS_APART_SECONDS, 0),
         ((beat(), None), (), HANG + HOSTS_APART_SECONDS, 0),
         ((beat(), FIRST), (), HANG, 1),
+        ((encoding(1), encoding(1)), {1}, HANG, 1),
+        ((encoding(8), encoding(0)), (), HANG + HOSTS_APART_SECONDS, 0),
+        ((FIRST, encoding(1)), (), HANG, 1),
     ],
     ids=str,
 )
@@ -78,9 +85,18 @@ def test_a_hang_is_found_after_so_many_seconds_and_a_rank_named(
 
 @pytest.mark.parametrize(
     ("beats", "hang_seconds"),
-    [((FIRST, FIRST), HANG), ((None, None), HANG), ((FIRST, None), HANG), ((beat(), beat()), 0.0)],
+    [
+        ((FIRST, FIRST), HANG),
+        ((None, None), HANG),
+        ((FIRST, None), HANG),
+        ((encoding(0), encoding(0)), HANG),
+        ((encoding(9), encoding(9)), HANG),
+        ((encoding(1), encoding(1)), 0.0),
+        ((beat(), beat()), 0.0),
+    ],
+    ids=str,
 )
-def test_nothing_is_a_hang_before_the_first_update_or_where_hangs_are_not_asked_for(
+def test_nothing_is_a_hang_before_something_is_counted_or_where_hangs_are_not_asked_for(
     beats: tuple[Beat | None, ...], hang_seconds: float
 ) -> None:
     changed = dict.fromkeys(range(len(beats)), 0.0)
@@ -101,13 +117,15 @@ def test_every_rank_is_told_of() -> None:
     pictures = beat(phase="validation pictures", what="pictures", done=1, total=4)
     loading = beat(phase="load the models", what="")
     known = {0: beat(done=13), 1: beat(), 2: pictures, 3: loading, 4: None}
-    found = stalled(known, {1}, dict.fromkeys(range(5), 100.0), 161.2, HANG)
+    known[5] = encoding(3)
+    found = stalled(known, {1}, dict.fromkeys(known, 100.0), 161.2, HANG)
     assert found == Stall(
         rank=1,
         why="nothing has moved for 61 s (rank 0: update 13 of 300, 61 s ago; "
         "rank 1: stopped (SIGSTOP) in update 12 of 300, 61 s ago; "
         "rank 2: validation pictures, pictures 1 of 4, 61 s ago; "
-        "rank 3: load the models, 61 s ago)",
+        "rank 3: load the models, 61 s ago; "
+        "rank 5: encode, encoding 3 of 9, 61 s ago)",
     )
 
 

@@ -18,10 +18,12 @@ def test_nothing_asked_is_all_auto() -> None:
 
 def test_every_option_is_read() -> None:
     assert parse(
-        *("--nproc_per_node", "2", "--devices=4,6", "--device_target", "Ascend"),
+        *("--job", "precompute", "--nproc_per_node", "2"),
+        *("--devices=4,6", "--device_target", "Ascend"),
         *("--master_port", "8118", "--rank_table", "t.json", "--log_dir", "logs"),
         *("--grace_seconds", "1.5", "--", "--seed", "0", "--", "-x"),
     ) == LaunchConfig(
+        job="precompute",
         nproc_per_node=2,
         devices=(4, 6),
         device_target="Ascend",
@@ -59,6 +61,7 @@ def test_rank_table_takes_two_words_beside_a_path() -> None:
         ("--devices 4,5,4", "--devices 4,5,4: 4 stands there twice"),
         ("--devices 5,4", "Write 4,5"),
         ("--devices 4,5 --nproc_per_node 3", "--nproc_per_node 3, but --devices 4,5 names 2"),
+        ("--job trian", "--job: 'trian' is none of train, precompute"),
         ("--device_target GPU", "'GPU' is none of auto, Ascend, CPU"),
         ("--master_port 80", "ports go from 1024 to 65534"),
         ("--master_port 65535", "ports go from 1024 to 65534"),
@@ -68,6 +71,8 @@ def test_rank_table_takes_two_words_beside_a_path() -> None:
         ("--grace_seconds soon", "'soon' is not a number of seconds"),
         ("-- --device_target CPU", "Put it before the --"),
         ("-- --device-target=CPU", "Put it before the --"),
+        ("-- --seed 0 --job precompute", "Put --job precompute before the --"),
+        ("-- precompute --seed 0", "Put --job precompute before the --"),
     ],
 )
 def test_a_mistake_is_one_line_that_says_what_to_do(argv: str, told: str) -> None:

@@ -7,7 +7,7 @@ import pytest
 from machines import DESK, SERVER, plan_for
 
 from mindbooth.launch import folders
-from mindbooth.launch.options import LaunchConfig, LaunchError
+from mindbooth.launch.options import Job, LaunchConfig, LaunchError
 from mindbooth.launch.plan import AUTO_PORTS, TRAINER, Site, make_plan, port_for
 from mindbooth.ranktable import hccl
 from mindbooth.ranktable.placement import Placement
@@ -40,6 +40,27 @@ def test_the_msrun_command_is_complete() -> None:
         "--note=a b",
         "--device_target",
         "CPU",
+    )
+
+
+@pytest.mark.parametrize(
+    ("job", "resume", "words"),
+    [
+        ("train", False, ("--seed", "0")),
+        ("train", True, ("--seed", "0", "--resume_from_checkpoint", "latest")),
+        ("precompute", False, ("precompute", "--seed", "0")),
+    ],
+)
+def test_what_workers_do_stands_before_the_flags_and_where_they_go_on_from_behind_them(
+    job: Job, resume: bool, words: tuple[str, ...]
+) -> None:
+    config = LaunchConfig(job=job, training_flags=("--seed", "0"))
+    plan = plan_for(config, DESK, resume=resume)
+    assert plan.work == job
+    assert plan.command[-5 - len(words) :] == (
+        *("python", *TRAINER),
+        *words,
+        *("--device_target", "CPU"),
     )
 
 

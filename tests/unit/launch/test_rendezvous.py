@@ -15,8 +15,8 @@ from mindbooth.launch.options import LaunchError
 from mindbooth.launch.rendezvous import AbsentError, Hello, Interrupted, Party, Reception, objection
 
 HOST_0 = Hello(
-    key="slurm 7", version="1", nnodes=3, node_rank=0, name="n0", address="10.0.0.1", target="CPU",
-    devices=2, flags="f", table="{}", attempt=1, clock=time.time(),
+    key="slurm 7", work="train", version="1", nnodes=3, node_rank=0, name="n0", address="10.0.0.1",
+    target="CPU", devices=2, flags="f", table="{}", attempt=1, clock=time.time(),
 )  # fmt: skip
 NAMES = ("n0", "n1", "n2")
 
@@ -201,6 +201,7 @@ def test_a_host_that_goes_away_may_come_again(meeting: Meeting) -> None:
     [
         (host(1, version="2"), "runs mindbooth 2"),
         (host(1, nnodes=4), "--nnodes 4"),
+        (host(1, work="precompute"), "was told --job precompute, n0 (node rank 0) train"),
         (host(1, target="Ascend"), "trains on Ascend"),
         (host(1, devices=3), "has devices: 3"),
         (host(1, flags="g"), "other training flags"),

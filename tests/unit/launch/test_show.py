@@ -5,6 +5,7 @@ from machines import DESK, SERVER, plan_for
 
 from mindbooth.launch import show
 from mindbooth.launch.options import LaunchConfig
+from mindbooth.launch.plan import Site
 
 EIGHT = LaunchConfig(device_target="Ascend", nproc_per_node=8)
 
@@ -39,6 +40,19 @@ def test_json_holds_the_table_the_command_and_each_workers_environment() -> None
         "01234567"
     )
     assert document["environment"]["by_msrun"]["RANK_SIZE"] == "8"
+
+
+def test_a_precompute_is_called_so() -> None:
+    plan = plan_for(LaunchConfig(job="precompute", nproc_per_node=2), DESK)
+    assert show.headline(plan).startswith("precompute: 2 workers on CPU, host desk")
+    assert "-m mindbooth.trainer precompute --device_target CPU\n" in show.as_text(plan)
+    assert json.loads(show.as_json(plan))["work"] == "precompute"
+
+
+def test_another_host_is_to_do_the_same() -> None:
+    site = Site(master_port=23456, nnodes=2)
+    command = show.command_of_host(LaunchConfig(job="precompute"), site, 1)
+    assert command.endswith(" --job precompute --")
 
 
 def test_no_secret_is_shown() -> None:

@@ -143,7 +143,8 @@ def test_a_cpu_worker_has_no_device() -> None:
     [
         (Outcome(statuses={0: 0}), []),
         (Outcome(statuses={0: 1}, failure=failure(0, 1)), []),
-        (Outcome(statuses={0: 75}), ["mindbooth: stopped on request, everything saved"]),
+        (Outcome(statuses={0: 75}, resumable=True), ["stopped on request, everything saved"]),
+        (Outcome(statuses={0: 75}), ["stopped before training began; the cache keeps what was"]),
         (Outcome(statuses={0: 0, 1: 75}), ["did not leave alike (rank 0: 0, rank 1: 75)"]),
         (Outcome(stop=TERM, before_start=True), ["before training began"]),
         (Outcome(stop=INT, failure=failure(0, 137)), ["interrupted"]),

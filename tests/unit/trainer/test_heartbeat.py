@@ -29,7 +29,7 @@ def test_the_launcher_reads_what_the_worker_keeps(tmp_path: Path) -> None:
     with Heart.of({FOLDER: str(tmp_path)}, rank=3) as heart:
         heart.phase("updates")
         heart.count("update", "update", done=10, total=300)
-        heart.advance({"loss": "0.1234"})
+        heart.reach(11, {"loss": "0.1234"})
         found = beat(tmp_path, rank=3)
     assert (found.phase, found.phases, found.began) == ("updates", 1, False)
     assert (found.what, found.unit, found.first, found.done, found.total, found.updates) == (
@@ -161,8 +161,8 @@ def test_a_whole_update_pays_little_for_its_heartbeat(tmp_path: Path) -> None:
         heart.count("update", "update", done=0, total=10_000)
         for _ in range(50):
             began = time.perf_counter()
-            for _ in range(20):
+            for done in range(20):
                 heart.phase("updates")
-                heart.advance(figures)
+                heart.reach(done, figures)
             best = min(best, (time.perf_counter() - began) / 20)
     assert best < BEAT_SECONDS

@@ -1,0 +1,225 @@
+"""What a run does with 100,000 pictures before it trains, and what it holds in memory.
+
+`listing.py` makes a folder of that many small pictures, a cache with an entry for each, and runs
+each measurement in fresh processes; it prints medians. The steps are those of a warm start: the
+folder is listed (without captions, with a text file beside each picture, with metadata.jsonl),
+digests and sizes come from what is remembered, frames and keys are made, and the cache is looked
+through. Memory is what is resident once 20,000 samples were read as batches, of few pictures or of
+many.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+
+from mindbooth.data import entry, examples, framing, pictures, recipes
+from mindbooth.data.batches import Embedded, Item, Reader, Side, Source, Variant
+from mindbooth.data.cache import Store
+from mindbooth.data.prefetch import Prefetch
+from mindbooth.data.stream import Stream, micro_batch
+
+COUNT = 100_000
+FEW, MANY = 1_000, 20_000
+SAMPLES = 20_000
+BATCH = 4
+SIDE = 8  # of a picture, and of its latents: what is read does not matter here, but how often
+TARGET = (64, 64)
+PROMPT = "a photo of sks dog"
+KINDS = {"folder alone": "alone", "a .txt beside each": "texts", "metadata.jsonl": "metadata"}
+# Of the configuration of SDXL's VAE, which is part of each key.
+VAE = {
+    "act_fn": "silu", "block_out_channels": [128, 256, 512, 512], "force_upcast": True,
+    "in_channels": 3, "latent_channels": 4, "layers_per_block": 2, "norm_num_groups": 32,
+    "out_channels": 3, "sample_size": 1024, "scaling_factor": 0.13025,
+    "down_block_types": ["DownEncoderBlock2D"] * 4, "up_block_types": ["UpDecoderBlock2D"] * 4,
+}  # fmt: skip
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--repeats", type=int, default=5)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name)
+        for kind in KINDS.values():
+            write_pictures(root / kind, COUNT, kind)
+        looked = run("fill", root / "alone", root / "cache", repeats=1)
+        listed = {
+            told: run("listed", root / kind, root / "cache", repeats=options.repeats)
+            for told, kind in KINDS.items()
+        }
+        planned = run("planned", root / "alone", root / "cache", repeats=options.repeats)
+        resident = {}
+        for count in (FEW, MANY):
+            folder, cache = root / f"{count}", root / f"cache-{count}"
+            write_pictures(folder, count, "alone")
+            run("fill", folder, cache, repeats=1)
+            resident[count] = run("resident", folder, cache, repeats=options.repeats)
+    print(f"{COUNT} pictures, seconds, medians of {options.repeats} processes")
+    row("looked at for the first time (one process)", looked["looked at"])
+    for told, found in listed.items():
+        row(f"listed, {told}", found["listed"])
+    row("warm start, in all", sum(planned.values()), "bar: 5")
+    for what, seconds in planned.items():
+        row(f"  {what}", seconds)
+    print(f"MiB resident after {SAMPLES} samples were read")
+    for count, found in resident.items():
+        row(f"{count} pictures", found["MiB"])
+    row("ratio", resident[MANY]["MiB"] / resident[FEW]["MiB"], "bar: 1.10")
+    return 0
+
+
+def row(what: str, value: float, bar: str = "") -> None:
+    print(f"{what:>45} {value:8.2f}  {bar}")
+
+
+def run(what: str, folder: Path, cache: Path, *, repeats: int) -> dict[str, float]:
+    """Medians of what `what` finds in fresh processes."""
+    command = [sys.executable, __file__, what, str(folder), str(cache)]
+    found = [
+        json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+        for _ in range(repeats)
+    ]
+    return {name: statistics.median(one[name] for one in found) for name in found[0]}
+
+
+class Clock:
+    """Seconds by the name of what took them."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def of(self, what: str) -> Iterator[None]:
+        began = time.perf_counter()
+        yield
+        self.seconds[what] = time.perf_counter() - began
+
+
+def fill(folder: Path, cache: Path) -> dict[str, float]:
+    """Looks at all pictures and publishes an entry for each."""
+    clock = Clock()
+    later = time.time_ns() + 10**10  # or the youngest files would not be remembered
+    paths = [example.image for example in examples.from_folder(folder, caption=PROMPT).examples]
+    with clock.of("looked at"):
+        pictures.look_at(paths, cache, now_ns=lambda: later)
+    latents = np.zeros((4, SIDE, SIDE), np.float32)
+    for item in plan(folder, cache, Clock()):
+        write_entry(cache, item.variants[0].latents, mean=latents, std=latents)
+    embeds = np.zeros((1, 8), np.float32)
+    write_entry(cache, recipes.key({"prompt": PROMPT}), prompt_embeds=embeds, pooled=embeds[0])
+    return clock.seconds
+
+
+def listed(folder: Path, cache: Path) -> dict[str, float]:
+    clock = Clock()
+    with clock.of("listed"):
+        examples.from_folder(folder, caption=PROMPT)
+    return clock.seconds
+
+
+def planned(folder: Path, cache: Path) -> dict[str, float]:
+    clock = Clock()
+    items = plan(folder, cache, clock)
+    with clock.of("looked for in the cache"):
+        absent = Store(cache).missing(item.variants[0].latents for item in items)
+    assert not absent, f"{len(absent)} entries are not where they were put"
+    return clock.seconds
+
+
+def resident(folder: Path, cache: Path) -> dict[str, float]:
+    """Reads batches as the training does, and asks what is in memory then."""
+    items = plan(folder, cache, Clock())
+    read = Reader(store=Store(cache), repair=gone)
+    stream = Stream.of(0, len(items))
+    side = Side(stream=stream, items=items, objective=lambda x, eps, u: (x + eps, u, eps, x))
+    source = Source(read=read, sides=(side,), texts=Embedded(read=read), scale=1.0)
+    with Prefetch(
+        lambda update: source.assemble(
+            micro_batch(update, 0, 0, batch=BATCH, accumulation=1, world_size=1)
+        ),
+        range(SAMPLES // BATCH),
+    ) as batches:
+        for _ in batches:
+            pass
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return {"MiB": pages * os.sysconf("SC_PAGE_SIZE") / 2**20}
+
+
+def gone(key: str) -> NoReturn:
+    raise AssertionError(f"entry {key} is not where it was put")
+
+
+def plan(folder: Path, cache: Path, clock: Clock) -> tuple[Item, ...]:
+    """What the trainer finds out before it looks into the cache."""
+    with clock.of("listed"):
+        found = examples.from_folder(folder, caption=PROMPT).examples
+    with clock.of("digests and sizes, remembered"):
+        known = pictures.look_at([example.image for example in found], cache)
+    with clock.of("frames"):
+        frames = [frame_of(known[example.image]) for example in found]
+    with clock.of("keys"):
+        vae, text = recipes.vae_digest("0" * 64, VAE), recipes.key({"prompt": PROMPT})
+        return tuple(
+            Item(variants=(variant(known[example.image].digest, frame, vae),), text=text)
+            for example, frame in zip(found, frames, strict=True)
+        )
+
+
+def frame_of(picture: pictures.Picture) -> framing.Frame:
+    return framing.variants(
+        picture.size, picture.digest, target=TARGET, center_crop=False, random_flip=False
+    )[0]
+
+
+def variant(digest: str, frame: framing.Frame, vae: str) -> Variant:
+    recipe = recipes.latents_recipe(
+        image_digest=digest, frame=frame, interpolation="lanczos", vae=vae, dtype="fp32"
+    )
+    return Variant(latents=recipes.key(recipe), time_ids=frame.time_ids)
+
+
+def write_pictures(folder: Path, count: int, kind: str) -> None:
+    """Grey rectangles with a number behind them, so that no two files are the same."""
+    folder.mkdir()
+    header = b"P5 %d %d 255\n" % (SIDE, SIDE * 3 // 2)
+    names = [f"picture{number}.pgm" for number in range(count)]
+    for number, name in enumerate(names):
+        (folder / name).write_bytes(
+            header + bytes(SIDE * SIDE * 3 // 2) + number.to_bytes(4, "big")
+        )
+        if kind == "texts":
+            (folder / f"picture{number}.txt").write_text(caption(number))
+    if kind == "metadata":
+        rows = ({"file_name": name, "text": caption(n)} for n, name in enumerate(names))
+        (folder / "metadata.jsonl").write_text("".join(json.dumps(one) + "\n" for one in rows))
+
+
+def caption(number: int) -> str:
+    return f"{PROMPT} in a garden with flowers under a blue sky, taken at noon on day {number}"
+
+
+def write_entry(cache: Path, key: str, **tensors: Any) -> None:
+    """As a store does it, but without waiting for the disk."""
+    path = Store(cache).path(key)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(entry.pack(key, tensors, {}))
+
+
+if __name__ == "__main__":
+    if len(sys.argv) == 4:
+        measure = {one.__name__: one for one in (fill, listed, planned, resident)}[sys.argv[1]]
+        json.dump(measure(Path(sys.argv[2]), Path(sys.argv[3])), sys.stdout)
+    else:
+        sys.exit(main())

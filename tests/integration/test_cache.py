@@ -1,0 +1,248 @@
+"""The cache under real trainings: encoded once by all together, damaged, lost, full, read-only.
+
+Runs of one random pipeline and of the mini SDXL's pictures; what a run learned is compared with a
+run that nothing happened to, bit for bit.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import jobs
+import numpy as np
+import pytest
+from jobs import Flags, Job
+
+UPDATES = 4
+ENTRIES = 11  # five pictures, flipped and not, and a prompt
+
+
+@dataclass(frozen=True, kw_only=True)
+class Given:
+    """model, pictures; cache: with all entries; straight: what a run with it learned."""
+
+    model: Path
+    pictures: Path
+    cache: Path
+    straight: np.ndarray
+
+    def flags(self, **options: object) -> Flags:
+        usual: dict[str, object] = {
+            "max_train_steps": UPDATES,
+            "random_flip": True,
+            "report_to": "none",
+            "output_dir": "out",
+            "latent_cache_dir": self.cache,
+        }
+        return jobs.training(self.model, self.pictures, **usual | options)
+
+
+@pytest.fixture(scope="module")
+def given(tiny_pipeline: Path, mini_sdxl: Path, tmp_path_factory: pytest.TempPathFactory) -> Given:
+    folder = tmp_path_factory.mktemp("cache")
+    bare = Given(model=tiny_pipeline, pictures=mini_sdxl / "instance", cache=folder / "cache",
+                 straight=np.zeros(0))  # fmt: skip
+    job = jobs.run([*jobs.MINDBOOTH, "train", *bare.flags()], folder)
+    assert job.process.returncode == 0, job.told
+    assert encoded(job) == ENTRIES
+    straight = jobs.adapter(folder / "out")
+    return Given(model=bare.model, pictures=bare.pictures, cache=bare.cache, straight=straight)
+
+
+def encoded(job: Job) -> int:
+    """How many entries a job says that it made."""
+    made = re.search(r"Encoded (\d+) of \d+ entries", job.told)
+    assert made or "Nothing to encode" in job.told, job.told
+    return int(made[1]) if made else 0
+
+
+def entries(cache: Path) -> list[Path]:
+    return sorted(cache.glob("??/*.safetensors"))
+
+
+def precompute(given: Given, cache: Path, workers: int, name: str) -> list[str]:
+    flags = given.flags(latent_cache_dir=cache, output_dir=name, crop_variants=4)
+    command = jobs.launch(workers)
+    return [*command[: len(jobs.MINDBOOTH) + 1], "--job", "precompute",
+            *command[len(jobs.MINDBOOTH) + 1 :], *flags]  # fmt: skip
+
+
+@pytest.mark.parametrize("workers", [(4,), (2, 2)], ids=["4 ranks", "2 jobs of 2 ranks"])
+def test_each_entry_is_encoded_once_over_ranks_and_jobs(
+    given: Given, tmp_path: Path, workers: tuple[int, ...]
+) -> None:
+    with ExitStack() as stack:
+        started = [
+            stack.enter_context(
+                jobs.started(precompute(given, tmp_path / "cache", count, f"out-{i}"), tmp_path)
+            )
+            for i, count in enumerate(workers)
+        ]
+        for job in started:
+            assert job.end() == 0, job.told
+        made = [encoded(job) for job in started]
+    assert sum(made) == len(entries(tmp_path / "cache")) > 20, made
+
+
+def test_what_was_precomputed_is_not_encoded_again(given: Given, tmp_path: Path) -> None:
+    job = jobs.run(
+        [*jobs.MINDBOOTH, "precompute", *given.flags(latent_cache_dir="cache")], tmp_path
+    )
+    assert job.process.returncode == 0, job.told
+    assert encoded(job) == ENTRIES
+    assert not (tmp_path / "out").exists()
+    job = jobs.run([*jobs.MINDBOOTH, "train", *given.flags(latent_cache_dir="cache")], tmp_path)
+    assert job.process.returncode == 0, job.told
+    assert encoded(job) == 0
+    assert np.array_equal(jobs.adapter(tmp_path / "out"), given.straight)
+
+
+def test_ranks_of_a_host_scope_fill_a_cache_alone(given: Given, tmp_path: Path) -> None:
+    flags = given.flags(latent_cache_dir="cache", cache_scope="host")
+    job = jobs.run([*jobs.launch(2), *flags], tmp_path)
+    assert job.process.returncode == 0, job.told
+    assert encoded(job) == ENTRIES
+
+
+def test_damage_is_told_and_encoded_again(given: Given, tmp_path: Path) -> None:
+    cache = Path(shutil.copytree(given.cache, tmp_path / "cache"))
+    first, second, third, fourth = entries(cache)[:4]
+    content = bytearray(first.read_bytes())
+    content[-5] ^= 1
+    first.write_bytes(content)
+    second.write_bytes(second.read_bytes()[:-7])
+    third.write_bytes(b"")
+    fourth.unlink()
+    fourth.mkdir()
+    job = jobs.run([*jobs.MINDBOOTH, "train", *given.flags(latent_cache_dir=cache)], tmp_path)
+    assert job.process.returncode == 0, job.told
+    assert encoded(job) == 4
+    for damaged in (first, second, third, fourth):
+        assert f"{damaged} is damaged" in job.told
+    assert np.array_equal(jobs.adapter(tmp_path / "out"), given.straight)
+
+
+@pytest.mark.parametrize("mode", ["pynative", "graph"])
+def test_training_goes_on_when_its_cache_is_deleted(
+    given: Given, tmp_path: Path, mode: str
+) -> None:
+    cache = Path(shutil.copytree(given.cache, tmp_path / "cache"))
+    flags = given.flags(latent_cache_dir=cache, mode=mode, max_train_steps=30)
+    with jobs.started([*jobs.MINDBOOTH, "train", *flags], tmp_path) as job:
+        job.until_updates(tmp_path / "out", 2)
+        shutil.rmtree(cache)
+        assert job.end() == 0, job.told
+    assert jobs.updates(tmp_path / "out") == 30
+    assert "is damaged" not in job.told
+    assert entries(cache), "what was encoded again is kept"
+
+
+@contextmanager
+def small_disk(folder: Path, size: str) -> Iterator[Path]:
+    """A file system of its own. For root."""
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+    if os.geteuid() or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("only root can mount a small disk")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", folder], check=True)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_full_disk_is_told_with_its_folder(given: Given, tmp_path: Path, workers: int) -> None:
+    with small_disk(tmp_path / "disk", "64k") as disk:
+        (disk / "filler").write_bytes(bytes(52 * 1024))
+        job = jobs.run([*jobs.launch(workers), *given.flags(latent_cache_dir=disk)], tmp_path)
+        assert job.process.returncode == 2, job.told
+        assert f"cache folder {disk}" in job.told
+        assert "the disk is full" in job.told
+        assert not list(disk.rglob("*.part"))
+    assert not (tmp_path / "out" / "metrics.jsonl").exists()
+
+
+def test_a_full_cache_can_be_read_only_and_lie_below_a_private_one(
+    given: Given, tmp_path: Path
+) -> None:
+    with small_disk(tmp_path / "disk", "64m") as disk:
+        shutil.copytree(given.cache, disk / "cache")
+        subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+        flags = given.flags(latent_cache_dir=disk / "cache")
+        job = jobs.run([*jobs.launch(2), *flags], tmp_path)
+        assert job.process.returncode == 0, job.told
+        assert encoded(job) == 0
+
+        job = jobs.run([*jobs.MINDBOOTH, "train", *flags, "--instance_prompt=other"], tmp_path)
+        assert job.process.returncode == 2, job.told
+        assert "--latent_cache_readonly" in job.told
+
+        private = given.flags(latent_cache_dir="own", latent_cache_readonly=disk / "cache")
+        command = [*jobs.MINDBOOTH, "train", *private, "--instance_prompt=other"]
+        job = jobs.run(command, tmp_path)
+        assert job.process.returncode == 0, job.told
+        assert encoded(job) == 1
+        assert len(entries(tmp_path / "own")) == 1
+
+
+def test_what_runs_need_is_kept_by_prune(given: Given, tmp_path: Path) -> None:
+    cache = Path(shutil.copytree(given.cache, tmp_path / "cache"))
+    for name, prompt in (("runs/one", "one"), ("gone", "two")):
+        flags = given.flags(
+            latent_cache_dir=cache, output_dir=name, instance_prompt=prompt, max_train_steps=1
+        )
+        job = jobs.run([*jobs.MINDBOOTH, "train", *flags], tmp_path)
+        assert job.process.returncode == 0, job.told
+    assert len(entries(cache)) == ENTRIES + 2
+    command = [*jobs.MINDBOOTH, "cache", "prune", "--latent_cache_dir", cache, "--unneeded_by"]
+    job = jobs.run([*command, tmp_path / "runs"], tmp_path)
+    assert job.process.returncode == 0, job.told
+    assert len(entries(cache)) == ENTRIES
+    job = jobs.run([*jobs.MINDBOOTH, "train", *flags], tmp_path)
+    assert encoded(job) == 1
+
+
+@pytest.fixture(scope="module")
+def shapes(
+    tiny_pipeline: Path, photographs: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """Adapters of one, two and four workers on pictures of several shapes."""
+    folder = tmp_path_factory.mktemp("shapes")
+    common = jobs.training(
+        tiny_pipeline, photographs, buckets=True, crop_variants=2, random_flip=True,
+        max_train_steps=8, latent_cache_dir=folder / "cache", report_to="none",
+        allreduce_dtype="fp32", resolution=64,
+    )  # fmt: skip
+    for workers, splits in ((1, ((4, 1), (1, 4))), (2, ((2, 1),)), (4, ((1, 1),))):
+        runs = [
+            jobs.flags(train_batch_size=batch, gradient_accumulation_steps=accumulation,
+                       output_dir=f"{workers}x{batch}x{accumulation}")
+            for batch, accumulation in splits
+        ]  # fmt: skip
+        if workers == 1:
+            runs.append(jobs.flags(train_batch_size=4, mode="graph", output_dir="graph"))
+        job = jobs.several_launched(workers, common, runs, folder)
+        assert job.process.returncode == 0, job.told
+    return folder
+
+
+@pytest.mark.parametrize("name", ["1x1x4", "2x2x1", "4x1x1", "graph"])
+def test_buckets_learn_the_same_on_any_cards_and_compiled(
+    shapes: Path, name: str
+) -> None:
+    one, other = (jobs.adapter(shapes / folder) for folder in ("1x4x1", name))
+    assert jobs.learned(shapes / name) > 1e-3
+    assert np.linalg.norm(one - other) <= 1e-4 * np.linalg.norm(one)
+
+
+def test_latents_of_several_shapes_are_in_the_cache(shapes: Path) -> None:
+    from safetensors.numpy import load_file
+
+    latents = [load_file(path) for path in entries(shapes / "cache")]
+    sizes = {entry["mean"].shape for entry in latents if "mean" in entry}
+    assert len(sizes) > 1, sizes

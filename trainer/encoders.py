@@ -1,0 +1,96 @@
+"""What makes cache entries: the VAE and the text encoders, each loaded when it is first needed.
+
+Used by `precompute.fill` in a run's beginning, and by the repair of an entry that was lost while
+training. They leave memory with the object that holds them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+import mindspore as ms
+import numpy as np
+from mindspore import nn
+from PIL import Image
+
+from mindbooth.data import images
+from mindbooth.data.digests import image_digest
+from mindbooth.data.errors import DataError
+
+from . import sdxl
+from .needed import Framed, Needed
+from .sdxl import Model
+
+Entry = dict[str, np.ndarray]
+
+
+class Pixels:
+    """A key's framed picture, (3, H, W) in [-1, 1]; None for a prompt's key.
+
+    Keeps the last picture that it decoded: the frames of one picture come one after the other.
+    """
+
+    def __init__(self, needed: Needed) -> None:
+        self._needed = needed
+        self._last: tuple[str, Image.Image] | None = None
+
+    def __call__(self, key: str) -> np.ndarray | None:
+        framed = self._needed.pictures.get(key)
+        if framed is None:
+            return None
+        return images.render(
+            self._decoded(framed), framed.frame, interpolation=framed.interpolation
+        )
+
+    def _decoded(self, framed: Framed) -> Image.Image:
+        if self._last is None or self._last[0] != framed.digest:
+            self._last = None  # one at a time: a picture may take half a gigabyte
+            picture = images.load(framed.path)
+            if image_digest(framed.path) != framed.digest:
+                raise DataError(
+                    f"the picture {framed.path} was changed during the run: start again"
+                )
+            self._last = (framed.digest, picture)
+        return self._last[1]
+
+
+class Encoders:
+    """Key -> (entry, note): what is to be published. pixels: as `Pixels` gives them."""
+
+    def __init__(self, needed: Needed, model: Model, dtype: ms.Type) -> None:
+        self._needed, self._model, self._dtype = needed, model, dtype
+        self._prompts = {key: prompt for prompt, key in needed.texts.items()}
+
+    def __call__(self, key: str, pixels: np.ndarray | None) -> tuple[Entry, Mapping[str, str]]:
+        return self._text(key) if pixels is None else self._latents(key, pixels)
+
+    def _latents(self, key: str, pixels: np.ndarray) -> tuple[Entry, Mapping[str, str]]:
+        path, vae = self._needed.pictures[key].path, self._model.vae
+        entry = sdxl.moments(self._vae, pixels)
+        if not _finite(entry):
+            raise DataError(
+                f"the VAE {vae} makes non-finite latents of {path}: try a better one with "
+                "--pretrained_vae_model_name_or_path madebyollin/sdxl-vae-fp16-fix"
+            )
+        return entry, {"picture": path.name, "vae": vae.name}
+
+    def _text(self, key: str) -> tuple[Entry, Mapping[str, str]]:
+        prompt = self._prompts[key]
+        entry = self._text_encoders.encode(prompt)
+        if not _finite(entry):
+            raise DataError(f"the text encoders make non-finite embeddings of {prompt!r}")
+        return entry, {"prompt": prompt}
+
+    @cached_property
+    def _vae(self) -> nn.Cell:
+        return sdxl.load_vae(self._model)
+
+    @cached_property
+    def _text_encoders(self) -> sdxl.TextEncoders:
+        return sdxl.TextEncoders(self._model, self._dtype)
+
+
+def _finite(entry: Mapping[str, Any]) -> bool:
+    return all(np.isfinite(tensor).all() for tensor in entry.values())

@@ -1,0 +1,220 @@
+"""What a run needs from the cache: the keys of pictures' latents and of prompts' embeddings.
+
+`plan()` reads pictures' bytes and headers, at most once for each picture ever, and no pixels.
+"""
+
+from __future__ import annotations
+
+import functools
+import heapq
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mindspore as ms
+
+from mindbooth.data import buckets, framing, recipes
+from mindbooth.data.batches import Item, Variant
+from mindbooth.data.digests import WeightDigests
+from mindbooth.data.examples import Example
+from mindbooth.data.framing import Frame, Size
+from mindbooth.data.pictures import Picture
+
+from . import sdxl
+from .config import DataConfig
+from .sdxl import Model
+
+REMARKS_SHOWN = 3  # of prompts that are cut, and of pictures that are enlarged
+PROMPTS_CHECKED = 1000  # the longest ones: tokenizing 100,000 takes a minute
+
+# Digest and size of each picture.
+Looker = Callable[[Sequence[Path]], Mapping[Path, Picture]]
+
+
+@dataclass(frozen=True, slots=True)
+class Framed:
+    """One entry of latents to be made: a picture in a frame."""
+
+    path: Path
+    digest: str
+    frame: Frame
+    interpolation: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Needed:
+    """What a run needs from the cache.
+
+    items: one an example; class_items: one a class example. pictures: cache key -> what the entry
+    is made of. texts: prompt -> key; none for text encoders in training, and an item's text is its
+    caption then. remarks: what the user should know about prompts and pictures.
+    """
+
+    items: tuple[Item, ...]
+    class_items: tuple[Item, ...]
+    pictures: Mapping[str, Framed]
+    texts: Mapping[str, str]
+    remarks: tuple[str, ...]
+
+    @property
+    def keys(self) -> list[str]:
+        """All keys, in the same order on every rank."""
+        return [*self.pictures, *self.texts.values()]
+
+    @functools.cached_property
+    def buckets(self) -> tuple[tuple[int, ...], ...]:
+        """The examples of each size that occurs."""
+        return buckets.by_size([item.variants[0].size for item in self.items])
+
+
+def plan(examples: Sequence[Example], class_examples: Sequence[Example], prompts: Sequence[str],
+         config: DataConfig, model: Model, digests: WeightDigests, dtype: ms.Type, *,
+         texts: bool, look_at: Looker) -> Needed:  # fmt: skip
+    """Keys of everything that the examples, and further prompts, need.
+
+    texts: whether embeddings are needed too.
+    """
+    tokenizers = sdxl.load_tokenizers(model)
+    captions = list(dict.fromkeys([*prompts, *(e.caption for e in (*examples, *class_examples))]))
+    keys: dict[str, str] = {}
+    if texts:
+        key = _text_key(model, digests, dtype, tokenizers[0].model_max_length)
+        keys = {caption: key(caption) for caption in captions}
+    known = look_at(list(dict.fromkeys(e.image for e in (*examples, *class_examples))))
+    frames = _Frames(config, model, digests, known)
+    items = tuple(
+        Item(
+            variants=frames.of(e.image, frames.nearest(e.image)),
+            text=keys.get(e.caption, e.caption),
+        )
+        for e in examples
+    )
+    # A picture of the class is in a batch with one of the subject, whatever size that has.
+    sizes = sorted({item.variants[0].size for item in items})
+    class_items = tuple(
+        Item(
+            variants=tuple(v for size in sizes for v in frames.of(e.image, size)),
+            text=keys.get(e.caption, e.caption),
+        )
+        for e in class_examples
+    )
+    return Needed(
+        items=items,
+        class_items=class_items,
+        pictures=frames.made,
+        texts=keys,
+        remarks=(*_cut(tokenizers, captions), *_small(frames.made.values(), config)),
+    )
+
+
+class _Frames:
+    """The frames of pictures; keeps what each one's entry is made of in `made`."""
+
+    def __init__(self, config: DataConfig, model: Model, digests: WeightDigests,
+                 known: Mapping[Path, Picture]) -> None:  # fmt: skip
+        self.made: dict[str, Framed] = {}
+        self._config = config
+        self._known = known
+        self._sizes = _sizes(config, model)
+        self._vae_digest = digests.digest(*model.weights("vae"))
+        self._vae_config = model.config("vae")
+        self.of = functools.cache(self._of)
+        self._nearest = functools.cache(functools.partial(buckets.nearest, sizes=self._sizes))
+
+    def nearest(self, path: Path) -> Size:
+        """Which of the run's sizes a picture is brought to."""
+        return self._nearest(self._known[path].size)
+
+    def _of(self, path: Path, target: Size) -> tuple[Variant, ...]:
+        config, picture = self._config, self._known[path]
+        frames = framing.variants(
+            picture.size,
+            picture.digest,
+            target=target,
+            center_crop=config.center_crop,
+            random_flip=config.random_flip,
+            crops=config.crop_variants,
+        )
+        return tuple(self._variant(path, picture.digest, frame) for frame in frames)
+
+    def _variant(self, path: Path, digest: str, frame: Frame) -> Variant:
+        interpolation = self._config.image_interpolation_mode
+        key = recipes.key(
+            recipes.latents_recipe(
+                image_digest=digest,
+                frame=frame,
+                interpolation=interpolation,
+                vae_digest=self._vae_digest,
+                vae_config=self._vae_config,
+                dtype="fp32",
+            )
+        )
+        self.made[key] = Framed(path, digest, frame, interpolation)
+        return Variant(latents=key, time_ids=frame.time_ids)
+
+
+def _sizes(config: DataConfig, model: Model) -> tuple[Size, ...]:
+    """The sizes that pictures are brought to."""
+    if not config.buckets:
+        return ((config.resolution, config.resolution),)
+    # What the VAE and then the UNet halve must stay whole.
+    halvings = sum(len(model.config(part)["block_out_channels"]) - 1 for part in ("vae", "unet"))
+    return buckets.table(config.resolution, 2**halvings)
+
+
+def _text_key(
+    model: Model, digests: WeightDigests, dtype: ms.Type, max_length: int
+) -> Callable[[str], str]:
+    encoders = [
+        digests.digest(*model.weights(part), model.folder / part / "config.json")
+        for part in ("text_encoder", "text_encoder_2")
+    ]
+    vocabularies = [digests.digest(model.folder / part) for part in ("tokenizer", "tokenizer_2")]
+
+    def key(prompt: str) -> str:
+        return recipes.key(
+            recipes.text_recipe(
+                prompt=prompt,
+                tokenizer_digests=vocabularies,
+                encoder_digests=encoders,
+                max_length=max_length,
+                dtype=sdxl.NAMES[dtype],
+            )
+        )
+
+    return key
+
+
+def _cut(tokenizers: Sequence[Any], captions: Sequence[str]) -> list[str]:
+    longest = set(heapq.nlargest(PROMPTS_CHECKED, captions, key=len))
+    told = [_too_long(tokenizers, caption) for caption in captions if caption in longest]
+    return _shortened(list(filter(None, told)), "{} more prompts are too long, and cut")
+
+
+def _too_long(tokenizers: Sequence[Any], prompt: str) -> str | None:
+    cuts = [sdxl.too_long(tokenizer, prompt) for tokenizer in tokenizers]
+    cut = max(filter(None, cuts), key=len, default=None)
+    return cut and (
+        f"the prompt is longer than the {tokenizers[0].model_max_length} tokens that the model "
+        f"takes; this is cut off: {cut!r}"
+    )
+
+
+def _small(made: Iterable[Framed], config: DataConfig) -> list[str]:
+    """A line for each picture that is smaller than it should be."""
+    least = config.min_image_size
+    told = {}
+    for framed in made:
+        height, width = framed.frame.original_size
+        if framed.frame.enlarges if least is None else min(height, width) < least:
+            wanted = "x".join(map(str, framed.frame.size)) if least is None else least
+            told[framed.path] = f"{framed.path} has {height}x{width} pixels, less than {wanted}"
+    lines = [f"{line}: what is enlarged trains blur" for line in told.values()]
+    return _shortened(lines, "{} more pictures are as small")
+
+
+def _shortened(lines: list[str], rest: str) -> list[str]:
+    if len(lines) <= REMARKS_SHOWN + 1:
+        return lines
+    return [*lines[:REMARKS_SHOWN], rest.format(len(lines) - REMARKS_SHOWN)]
