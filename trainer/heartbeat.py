@@ -76,7 +76,9 @@ class Heart:
         self.beat()
 
     def reach(self, done: int, figures: Mapping[str, str]) -> None:
-        """So many are done."""
+        """So many are done. Who waits and gets no further shows no sign of life by that."""
+        if done == self._count.done:
+            return
         self._count = self._count._replace(done=done, figures=figures)
         if self._count.what == UPDATE:
             self._updates = self._count.done

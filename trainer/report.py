@@ -12,6 +12,7 @@ import json
 import logging
 import re
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Mapping, Sequence
@@ -62,6 +63,7 @@ class Progress:
                  heart: Heart | None = None) -> None:  # fmt: skip
         self._what, self._total, self._unit = what, total, unit
         self._heart = heart or Heart()
+        self._lock = threading.Lock()
         self._done = self._first = done
         self._bar = sys.stderr.isatty() and show
         self._lines = show and not self._bar
@@ -76,7 +78,11 @@ class Progress:
         self.reach(self._done + 1, **figures)
 
     def reach(self, done: int, **figures: str) -> None:
-        """So many are done, whoever did them."""
+        """So many are done, whoever did them. Any thread may call."""
+        with self._lock:
+            self._show(done, figures)
+
+    def _show(self, done: int, figures: Mapping[str, str]) -> None:
         new, self._done = done - self._done, done
         self._heart.reach(done, figures)
         if self._bar:

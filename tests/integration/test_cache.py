@@ -232,9 +232,7 @@ def shapes(
 
 
 @pytest.mark.parametrize("name", ["1x1x4", "2x2x1", "4x1x1", "graph"])
-def test_buckets_learn_the_same_on_any_cards_and_compiled(
-    shapes: Path, name: str
-) -> None:
+def test_buckets_learn_the_same_on_any_cards_and_compiled(shapes: Path, name: str) -> None:
     one, other = (jobs.adapter(shapes / folder) for folder in ("1x4x1", name))
     assert jobs.learned(shapes / name) > 1e-3
     assert np.linalg.norm(one - other) <= 1e-4 * np.linalg.norm(one)

@@ -154,6 +154,15 @@ def test_a_record_that_is_not_kept_up_is_withdrawn_until_it_is(tmp_path: Path) -
         assert beat(tmp_path).phases == 3
 
 
+def test_who_gets_no_further_shows_no_sign_of_life(tmp_path: Path) -> None:
+    with Heart(tmp_path / "heartbeat_0") as heart:
+        heart.count("encoding", "entry", done=0, total=9)
+        heart.reach(3, {})
+        before = beat(tmp_path)
+        heart.reach(3, {})
+        assert beat(tmp_path) == before
+
+
 def test_a_whole_update_pays_little_for_its_heartbeat(tmp_path: Path) -> None:
     figures = {"loss": "0.1234", "lr": "1.00e-04"}
     best = float("inf")
@@ -161,7 +170,7 @@ def test_a_whole_update_pays_little_for_its_heartbeat(tmp_path: Path) -> None:
         heart.count("update", "update", done=0, total=10_000)
         for _ in range(50):
             began = time.perf_counter()
-            for done in range(20):
+            for done in range(1, 21):
                 heart.phase("updates")
                 heart.reach(done, figures)
             best = min(best, (time.perf_counter() - began) / 20)
