@@ -156,6 +156,14 @@ class Store:
         except entry.Damaged as err:
             self._put_away(path, str(err), ours=ours, inode=inode)
             return None
+        except PermissionError as err:
+            if ours:  # to its owner it may be sound
+                raise DataError(
+                    f"cache entry {path} cannot be read ({err.strerror}). Have its owner make it "
+                    f"readable, {_OTHER_FOLDER}"
+                ) from err
+            self._put_away(path, err.strerror or str(err), ours=False)
+            return None
         except OSError as err:
             if err.errno in _OUR_LIMITS:
                 raise
@@ -203,6 +211,8 @@ def _content(path: str, buffers: Buffers) -> tuple[memoryview, os.stat_result]:
         about = os.fstat(file)
         if not stat.S_ISREG(about.st_mode):
             raise entry.Damaged("it is not a file")
+        if about.st_size > entry.LARGEST:
+            raise entry.Damaged(f"it is too long ({about.st_size} bytes)")
         content = buffers.take(about.st_size)
         filled = 0
         while filled < about.st_size:
@@ -245,7 +255,7 @@ def _remedy(err: OSError, root: Path) -> str:
 
 
 def _own(root: Path) -> str:
-    if not root.is_dir():
+    if not os.path.isdir(root):
         return _OTHER_FOLDER
     return (
         "or put a folder of your own above it: "

@@ -76,7 +76,8 @@ def parser(default: Path) -> Parser:
         "read every entry and set damaged ones aside",
         "They are named, renamed to *.damaged, and encoded again by the run that needs them. What "
         "dead processes left is removed: half-written files, claims and marks; half-written files "
-        "of an unknown writer after an hour. Files that are not of mindbooth are named and left. "
+        "of an unknown writer after an hour, or when nobody is at work. Files that are not of "
+        "mindbooth are named and left. "
         "Exit status: 0 if all is sound; 1 if something was damaged, or could not be read, set "
         "aside or removed.",
     )
@@ -118,7 +119,7 @@ def seconds(text: str) -> float:
     >>> seconds("30d"), seconds("1.5h")
     (2592000.0, 5400.0)
     """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhdw])", text, re.ASCII)
+    match = re.fullmatch(r"(\d{1,15}(?:\.\d{1,15})?)([smhdw])", text, re.ASCII)
     if match is None:
         raise argparse.ArgumentTypeError(f"{text!r} is no time such as 30d, 12h or 2w")
     return float(match[1]) * _PER_UNIT[match[2]]
@@ -129,7 +130,7 @@ def size(text: str) -> int:
     >>> size("50GB"), size("1.5 KiB"), size("0")
     (50000000000, 1536, 0)
     """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([kmgt]?)(i?)(b?)", text.lower(), re.ASCII)
+    match = re.fullmatch(r"(\d{1,15}(?:\.\d{1,15})?) ?([kmgt]?)(i?)(b?)", text.lower(), re.ASCII)
     if match is None or (match[3] and not match[2]):
         raise argparse.ArgumentTypeError(f"{text!r} is no size such as 50GB, 800MB or 1TiB")
     return math.floor(float(match[1]) * math.pow(1024 if match[3] else 1000, _POWERS[match[2]]))

@@ -32,6 +32,9 @@ _TYPES: dict[str, np.dtype[Any]] = {
 _NAMES = {dtype: name for name, dtype in _TYPES.items()}
 
 
+LARGEST = 1 << 30  # bytes: what is longer is no entry, and would fill the memory
+
+
 class Damaged(Exception):  # noqa: N818 - a state of the file, which is answered by encoding again
     """The bytes are not the entry that was published under this key."""
 

@@ -89,7 +89,7 @@ class Meeting:
         return meeting
 
     def at(self, name: str) -> None:
-        """Returns when all ranks have come to the point of this name; each name once a run.
+        """Returns when all ranks have come to the point of this name. It may come again.
 
         Raises as `check` as soon as a failure is told, and RankFailed if a rank has left.
         """

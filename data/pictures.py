@@ -59,10 +59,9 @@ def look_at(
     """Digest and size of each of these pictures; a DataError names the one that has none.
 
     root: of the cache; a memory there that is lost, damaged or cannot be written only costs time.
-    size: the number of ranks. writes: whether this one writes the memory. writer: as
-    of `replace_file`. exchange: gives back
-    what all ranks gave, by rank. on_progress: is told how many pictures are done, over all ranks,
-    as far as one of them can tell.
+    size: the number of ranks. writes: whether this one writes the memory. writer: as of
+    `replace_file`. exchange: gives back what all ranks gave, by rank. on_progress: is told how many
+    pictures are done, over all ranks, as far as one of them can tell.
     """
     files = [os.fspath(path) for path in paths]
     memory = _Memory(root, writer)

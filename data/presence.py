@@ -27,7 +27,8 @@ from . import needs
 FOLDER = "present"
 KEYS_SUFFIX = ".keys"
 BEAT_SECONDS = 5.0
-EXPIRY_SECONDS = 60.0  # a graph that compiles, or a network, may delay a few touches
+EXPIRY_SECONDS = 60.0  # a network may delay a few touches
+COMPILING_SECONDS = 3600.0  # the interpreter may stand still for as long as a graph is compiled
 _ID = re.compile(r"[0-9a-f]{16}")
 _PROC = Path("/proc")
 _log = logging.getLogger(__name__)
@@ -99,27 +100,37 @@ class Presence:
                 _log.info("%s cannot be touched (%s)", self._path, err)
 
 
-def is_alive(root: Path, owner: str) -> bool:
-    """Whether the process with this id, as far as can be known here, is still at work."""
+def is_alive(root: Path, owner: str, *, silent_for: float = EXPIRY_SECONDS) -> bool:
+    """Whether the process with this id, as far as can be known here, is still at work.
+
+    silent_for: seconds after which one of another machine, of which nothing is seen, is not.
+    """
     folder = root / FOLDER
-    return _ID.fullmatch(owner) is not None and _lives(folder / owner, now=lambda: clock(folder))
+    return _ID.fullmatch(owner) is not None and _lives(
+        folder / owner, now=lambda: clock(folder), silent_for=silent_for
+    )
 
 
-def living(root: Path) -> frozenset[str]:
-    """The ids of all that are at work in this cache."""
+def living(root: Path, *, silent_for: float = EXPIRY_SECONDS) -> frozenset[str]:
+    """The ids of all that are at work in this cache; `silent_for` as for `is_alive`."""
     folder = root / FOLDER
     now = functools.cache(lambda: clock(folder))
     try:
         names = os.listdir(folder)
     except (FileNotFoundError, NotADirectoryError):
         return frozenset()
-    return frozenset(n for n in names if _ID.fullmatch(n) and _lives(folder / n, now=now))
+    return frozenset(
+        n for n in names if _ID.fullmatch(n) and _lives(folder / n, now=now, silent_for=silent_for)
+    )
 
 
 def keys_in_use(root: Path) -> set[str]:
-    """The entries that the living need. Raises DataError for a list that is damaged."""
+    """The entries that the living need. Raises DataError for a list that is damaged.
+
+    A process may give no sign of life for as long as it compiles a graph.
+    """
     keys: set[str] = set()
-    for owner in living(root):
+    for owner in living(root, silent_for=COMPILING_SECONDS):
         with suppress(FileNotFoundError):  # it needs none, or none yet, or has just ended
             keys |= needs.read(root / FOLDER / (owner + KEYS_SUFFIX))
     return keys
@@ -137,7 +148,7 @@ def _record(own_id: str) -> bytes:
     return f"{json.dumps(record)}\n".encode()
 
 
-def _lives(path: Path, *, now: Callable[[], float]) -> bool:
+def _lives(path: Path, *, now: Callable[[], float], silent_for: float) -> bool:
     try:
         # Read first: what was just opened, a network file system also tells the true time of.
         text = path.read_bytes()
@@ -155,7 +166,7 @@ def _lives(path: Path, *, now: Callable[[], float]) -> bool:
             # Somebody else's process, where /proc hides those.
     except (ValueError, KeyError, TypeError, OverflowError):
         _log.debug("%s is not a whole record", path)
-    return now() - touched < EXPIRY_SECONDS
+    return now() - touched < silent_for
 
 
 def _machine() -> str | None:

@@ -94,7 +94,11 @@ def prune(root: Path, items: Sequence[Item], limits: Limits, *, dry_run: bool = 
     """
     entries = [item for item in items if item.kind is Kind.ENTRY]
     in_use = presence.keys_in_use(root)
-    in_use |= {item.key for item in items if item.kind is Kind.CLAIM}
+    in_use |= {
+        item.key
+        for item in items
+        if item.kind is Kind.CLAIM and presence.is_alive(root, claims.owner(item.path) or "")
+    }
     going = choose(entries, limits, in_use=in_use, now=presence.clock(root))
     set_aside = [item for item in items if item.kind is Kind.SET_ASIDE]
     failed: Failed = []
@@ -141,8 +145,11 @@ def _fault(item: Item) -> str | PermissionError | None:
     """What is wrong with an entry, if anything is."""
     try:
         with open(item.path, "rb", buffering=0, opener=open_unnoticed) as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            about = os.fstat(file.fileno())
+            if not stat.S_ISREG(about.st_mode):
                 return "it is not a file"
+            if about.st_size > entry.LARGEST:
+                return f"it is too long ({about.st_size} bytes)"
             entry.verify(item.key, file.read())
     except PermissionError as err:
         return err
@@ -166,15 +173,16 @@ def _set_aside(store: Store, item: Item, failed: Failed) -> None:
 def _left_behind(root: Path, items: Sequence[Item]) -> Iterator[Item]:
     """What dead processes and former versions left, and all claims."""
     is_alive = cache(partial(presence.is_alive, root))
+    is_deserted = not presence.living(root)
     written_last = presence.clock(root) - ABANDONED_SECONDS
     for item in items:
         name = item.path.name
         if item.kind is Kind.UNFINISHED and (writer := writer_of(name)) is not None:
             is_dead = not is_alive(writer)
         elif item.kind in (Kind.UNFINISHED, Kind.TOKEN):
-            is_dead = item.modified < written_last
+            is_dead = is_deserted or item.modified < written_last
         elif item.kind is Kind.PRESENCE:
-            is_dead = not is_alive(name[:16])
+            is_dead = not is_alive(name[:16], silent_for=presence.COMPILING_SECONDS)
         else:  # of claims, `claims.remove_dead` knows
             is_dead = item.kind in (Kind.CLAIM, Kind.FORMER)
         if is_dead:

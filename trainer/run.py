@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import functools
 import logging
+import os
 import secrets
 import socket
 import tempfile
@@ -269,7 +270,13 @@ def with_class_images(run: Run, place: Place) -> Run:
         prior.folder, prompt=prior.class_prompt or "", count=prior.num_class_images
     )
     found = _needed(
-        run.config, run.model, place, run.group, run.examples, listing.examples, "class images"
+        run.config,
+        run.model,
+        place,
+        run.group,
+        run.examples,
+        listing.examples,
+        "pictures of the class",
     )
     if run.comm.rank == 0:
         _tell(listing.remark, *(told for told in found.remarks if told not in run.needed.remarks))
@@ -282,10 +289,10 @@ def _tell(*remarks: str | None) -> None:
 
 
 def _check_caches(root: Path, below: Sequence[str]) -> None:
-    if root.exists() and not root.is_dir():
+    if os.path.exists(root) and not os.path.isdir(root):
         raise ConfigError(f"--latent_cache_dir {root} is a file: a folder is needed.")
     for folder in below:
-        if not Path(folder).expanduser().is_dir():
+        if not os.path.isdir(Path(folder).expanduser()):
             raise ConfigError(f"--latent_cache_readonly {folder}: there is no such folder.")
 
 
@@ -339,7 +346,8 @@ def _group(place: Place, how: Literal["auto", "shared", "host"]) -> tuple[int, .
     group = scope.find(
         root, place.meeting, rank=comm.rank, size=comm.size, host=socket.gethostname(), scope=how
     )
-    if len(group) < comm.size and how == "auto" and comm.rank == group[0]:
+    told = how == "auto" and comm.rank == group[0] and os.access(root, os.W_OK)
+    if len(group) < comm.size and told:
         log.warning(
             "Not all ranks see one cache folder %s: ranks %s, on %s, encode everything for "
             "themselves. With one on a shared disk (--latent_cache_dir) all would share the work.",

@@ -19,6 +19,7 @@ from mindbooth.data import census, presence, upkeep
 from mindbooth.data.atomic import unfinished_name
 from mindbooth.data.cache import DAMAGED_SUFFIX, Store
 from mindbooth.data.census import Item, Kind
+from mindbooth.data.presence import Presence
 from mindbooth.data.upkeep import Limits, Pruned, Verified
 
 DAMAGES = damages()
@@ -140,12 +141,16 @@ def test_what_the_living_are_at_is_left_alone(root: Path, store: Store) -> None:
 def test_half_written_files_of_an_unknown_writer_go_after_an_hour(
     root: Path, folder: str, seconds: float, goes: bool
 ) -> None:
+    """Or at once where nobody is at work."""
     half = root / folder / unfinished_name("something")
     half.parent.mkdir(exist_ok=True)
     half.write_bytes(b"half")
     age(half, seconds)
-    assert (verify(root).removed == [half]) is goes
-    assert half.exists() is not goes
+    with Presence(root):
+        assert (verify(root).removed == [half]) is goes
+        assert half.exists() is not goes
+    verify(root)
+    assert not half.exists()
 
 
 @pytest.mark.parametrize(("seconds", "goes"), [(0, False), (HOUR + 60, True)])
@@ -156,8 +161,11 @@ def test_marks_of_ranks_that_looked_for_others_go_after_an_hour(
     token.mkdir(parents=True)
     (token / "0").touch()
     age(token, seconds)
-    assert (verify(root).removed == [token]) is goes
-    assert token.exists() is not goes
+    with Presence(root):
+        assert (verify(root).removed == [token]) is goes
+        assert token.exists() is not goes
+    verify(root)
+    assert not token.exists()
 
 
 def test_what_former_versions_left_goes(root: Path) -> None:
