@@ -86,7 +86,7 @@ class Presence:
             if self._keys:
                 needs.write(self._keys_path, self._keys, writer=self.id)
         except OSError as err:
-            _log.info("%s: others do not see that this process uses it (%s)", self.root, err)
+            _log.debug("%s: others do not see that this process uses it (%s)", self.root, err)
             return False
         return True
 
@@ -97,7 +97,7 @@ class Presence:
             except FileNotFoundError:  # the cache was deleted, or we were taken for dead
                 self._show()
             except OSError as err:
-                _log.info("%s cannot be touched (%s)", self._path, err)
+                _log.debug("%s cannot be touched (%s)", self._path, err)
 
 
 def is_alive(root: Path, owner: str, *, silent_for: float = EXPIRY_SECONDS) -> bool:

@@ -90,6 +90,7 @@ def plan(examples: Sequence[Example], class_examples: Sequence[Example], prompts
         )
         for e in examples
     )
+    small = _small(frames.made.values(), config)
     # A picture of the class is in a batch with one of the subject, whatever size that has.
     sizes = sorted({item.variants[0].size for item in items})
     class_items = tuple(
@@ -104,7 +105,7 @@ def plan(examples: Sequence[Example], class_examples: Sequence[Example], prompts
         class_items=class_items,
         pictures=frames.made,
         texts=keys,
-        remarks=(*_cut(tokenizers, captions), *_small(frames.made.values(), config)),
+        remarks=(*_cut(tokenizers, captions), *small),
     )
 
 
@@ -207,11 +208,15 @@ def _small(made: Iterable[Framed], config: DataConfig) -> list[str]:
     told = {}
     for framed in made:
         height, width = framed.frame.original_size
-        if framed.frame.enlarges if least is None else min(height, width) < least:
-            wanted = "x".join(map(str, framed.frame.size)) if least is None else least
-            told[framed.path] = f"{framed.path} has {height}x{width} pixels, less than {wanted}"
-    lines = [f"{line}: what is enlarged trains blur" for line in told.values()]
-    return _shortened(lines, "{} more pictures are as small")
+        shape = f"{framed.path} is {width} pixels wide and {height} high"
+        if least is not None and min(height, width) < least:
+            told[framed.path] = f"{shape}: less than --min_image_size {least}"
+        elif least is None and framed.frame.enlarges:
+            rows, columns = framed.frame.size
+            told[framed.path] = (
+                f"{shape}, and is enlarged for {columns} by {rows}: that trains blur"
+            )
+    return _shortened(list(told.values()), "{} more pictures are as small")
 
 
 def _shortened(lines: list[str], rest: str) -> list[str]:

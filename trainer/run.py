@@ -216,7 +216,7 @@ def look(config: TrainConfig, place: Place, *, trains: bool = True) -> Run:
     listing = _listing(config, place)
     output = Path(config.output.output_dir).expanduser()
     resumed = checkpoint.resumable(config.output.resume_from_checkpoint, output) if trains else None
-    tracked = trackers.check(config.output)
+    tracked = trackers.check(config.output) if trains else ()
     examples_an_epoch = len(listing.examples)
     if config.prior.with_prior_preservation:
         _check_class_folder(config)

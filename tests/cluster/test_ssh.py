@@ -226,7 +226,7 @@ def launch(
         """Train on the hosts, with a worker each; output goes to `tmp_path / "out"`."""
         usual = {
             "output_dir": tmp_path / "out",
-            "latent_cache_dir": tmp_path / "cache",  # empty: both ranks have something to tell
+            "latent_cache_dir": tmp_path / "cache",
             "report_to": "none",
             "allreduce_dtype": "fp32",
         }
@@ -242,7 +242,7 @@ def launch(
 def test_two_hosts_train_one_adapter(
     launch: Callable[..., Running], left: Left, tmp_path: Path
 ) -> None:
-    run = launch(max_train_steps=3)
+    run = launch(max_train_steps=3, profile=True)  # then every rank tells its phases
     assert run.end() == 0, run.told
     nothing(left, SOON_SECONDS)
     assert run.err == ""

@@ -211,12 +211,15 @@ def test_what_runs_need_is_kept_by_prune(given: Given, tmp_path: Path) -> None:
 def shapes(
     tiny_pipeline: Path, photographs: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    """Adapters of one, two and four workers on pictures of several shapes."""
+    """Adapters of one, two and four workers on pictures of several shapes, and of their class."""
     folder = tmp_path_factory.mktemp("shapes")
+    shutil.copytree(photographs, folder / "class")
     common = jobs.training(
         tiny_pipeline, photographs, buckets=True, crop_variants=2, random_flip=True,
         max_train_steps=8, latent_cache_dir=folder / "cache", report_to="none",
-        allreduce_dtype="fp32", resolution=64,
+        allreduce_dtype="fp32", resolution=64, checkpointing_steps=4,
+        with_prior_preservation=True, class_data_dir=folder / "class", class_prompt="a cat",
+        num_class_images=6,
     )  # fmt: skip
     for workers, splits in ((1, ((4, 1), (1, 4))), (2, ((2, 1),)), (4, ((1, 1),))):
         runs = [
@@ -226,13 +229,20 @@ def shapes(
         ]  # fmt: skip
         if workers == 1:
             runs.append(jobs.flags(train_batch_size=4, mode="graph", output_dir="graph"))
+        if workers == 2:
+            shutil.copytree(folder / "1x4x1" / "checkpoint-4", folder / "resumed" / "checkpoint-4")
+            runs.append(
+                jobs.flags(
+                    train_batch_size=2, output_dir="resumed", resume_from_checkpoint="latest"
+                )
+            )
         job = jobs.several_launched(workers, common, runs, folder)
         assert job.process.returncode == 0, job.told
     return folder
 
 
-@pytest.mark.parametrize("name", ["1x1x4", "2x2x1", "4x1x1", "graph"])
-def test_buckets_learn_the_same_on_any_cards_and_compiled(shapes: Path, name: str) -> None:
+@pytest.mark.parametrize("name", ["1x1x4", "2x2x1", "4x1x1", "graph", "resumed"])
+def test_buckets_learn_the_same_on_any_cards_compiled_and_resumed(shapes: Path, name: str) -> None:
     one, other = (jobs.adapter(shapes / folder) for folder in ("1x4x1", name))
     assert jobs.learned(shapes / name) > 1e-3
     assert np.linalg.norm(one - other) <= 1e-4 * np.linalg.norm(one)
