@@ -50,7 +50,7 @@ def from_dataset(
         own = _caption(row[caption_column], where) if caption_column else ""
         without += not own
         image = pictures.file(row[image_column], where)
-        examples.append(Example(image=image, caption=own or caption))
+        examples.append(Example(file=str(image), caption=own or caption))
     return Listing(
         examples=repeated(examples, repeats),
         remark=_remark(name, len(examples), without, caption_column, others),

@@ -19,9 +19,8 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
-from typing import NamedTuple
 
 from . import images
 from .atomic import replace_file
@@ -45,7 +44,7 @@ class Picture:
 
 
 def look_at(
-    paths: Sequence[Path],
+    files: Sequence[str],
     root: Path,
     *,
     rank: int = 0,
@@ -55,7 +54,7 @@ def look_at(
     exchange: Callable[[bytes], list[bytes]] = lambda content: [content],
     on_progress: Callable[[int], None] = lambda done: None,
     now_ns: Callable[[], int] = time.time_ns,
-) -> dict[Path, Picture]:
+) -> dict[str, Picture]:
     """Digest and size of each of these pictures; a DataError names the one that has none.
 
     root: of the cache; a memory there that is lost, damaged or cannot be written only costs time.
@@ -63,7 +62,7 @@ def look_at(
     `replace_file`. exchange: gives back what all ranks gave, by rank. on_progress: is told how many
     pictures are done, over all ranks, as far as one of them can tell.
     """
-    files = [os.fspath(path) for path in paths]
+    assert len(set(files)) == len(files)
     memory = _Memory(root, writer)
     share = {file: memory.recall(file) for file in files[rank::size]}
     unknown = [file for file, answer in share.items() if answer is None]
@@ -76,30 +75,32 @@ def look_at(
     on_progress(len(files))
     if writes:
         memory.keep(files, answers)
-    return {path: _picture(answer) for path, answer in zip(paths, answers, strict=True)}
+    return {file: _picture(answer) for file, answer in zip(files, answers, strict=True)}
 
 
 def _picture(answer: str) -> Picture:
     digest, height, width = answer.split()[:3]
-    return Picture(digest, (int(height), int(width)))
+    return Picture(digest, _size(height, width))
 
 
-class _State(NamedTuple):
-    """What changes with a file. text: as it stands behind an answer. since: in ns."""
+@lru_cache(maxsize=4096)
+def _size(height: str, width: str) -> Size:
+    """Few sizes differ, and each is kept once."""
+    return int(height), int(width)
 
-    text: str
-    since: int
 
-
-def _state(file: str) -> _State | None:
+def _state(file: str) -> str:
+    """What changes with a file, as it stands behind an answer; empty if it cannot be asked for."""
     try:
         about = os.stat(file)
     except OSError:
-        return None  # reading it tells why
-    return _State(
-        f" {about.st_size} {about.st_mtime_ns} {about.st_ctime_ns} {about.st_ino}",
-        max(about.st_mtime_ns, about.st_ctime_ns),
-    )
+        return ""  # reading it tells why
+    return f" {about.st_size} {about.st_mtime_ns} {about.st_ctime_ns} {about.st_ino}"
+
+
+def _is_settled(state: str, now_ns: int) -> bool:
+    _, mtime, ctime, _ = state.split()
+    return now_ns - max(int(mtime), int(ctime)) > _SETTLED_NS
 
 
 def _looked_at(files: Sequence[str], now_ns: Callable[[], int]) -> Iterator[tuple[str, str]]:
@@ -118,14 +119,14 @@ def _looked_at(files: Sequence[str], now_ns: Callable[[], int]) -> Iterator[tupl
 
 
 def _look(file: str, now_ns: Callable[[], int]) -> str:
-    # Asked before reading: only from a settled state does every later change show.
+    # Asked before reading: from a settled state, every later change shows.
     state = _state(file)
-    settled = state is not None and now_ns() - state.since > _SETTLED_NS
+    settled = state and _is_settled(state, now_ns())
     path = Path(file)
     digest = image_digest(path)
     height, width = images.probe(path)
     answer = f"{digest} {height} {width}"
-    return answer + state.text if state and settled and _state(file) == state else answer
+    return answer + state if settled else answer
 
 
 def _of_all(
@@ -162,11 +163,9 @@ class _Memory:
     def recall(self, file: str) -> str | None:
         """The answer for a file that is as it was."""
         folder, _, name = file.rpartition("/")
-        known = self._of(folder).get(name)
+        known = self._of(folder).get(name, "")
         state = _state(file)
-        if known and state and known.endswith(state.text):
-            return known[: -len(state.text)]
-        return None
+        return known[: -len(state)] if state and known.endswith(state) else None
 
     def keep(self, files: Sequence[str], answers: Sequence[str]) -> None:
         """Remember the answers that come with a state."""

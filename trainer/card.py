@@ -54,7 +54,7 @@ class Samples:
 
 def write(run: Run, samples: Samples | None, *, objective: str, repository: str | None) -> None:
     """Writes the model card into the run's output folder."""
-    captions = {example.image: example.caption for example in run.examples}
+    captions = {example.file: example.caption for example in run.examples}
     facts = Facts(
         seed=run.seed,
         updates=run.updates,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import mindspore as ms
@@ -47,11 +48,10 @@ class Pixels:
     def _decoded(self, framed: Framed) -> Image.Image:
         if self._last is None or self._last[0] != framed.digest:
             self._last = None  # one at a time: a picture may take half a gigabyte
-            picture = images.load(framed.path)
-            if image_digest(framed.path) != framed.digest:
-                raise DataError(
-                    f"the picture {framed.path} was changed during the run: start again"
-                )
+            path = Path(framed.file)
+            picture = images.load(path)
+            if image_digest(path) != framed.digest:
+                raise DataError(f"the picture {path} was changed during the run: start again")
             self._last = (framed.digest, picture)
         return self._last[1]
 
@@ -67,7 +67,7 @@ class Encoders:
         return self._text(key) if pixels is None else self._latents(key, pixels)
 
     def _latents(self, key: str, pixels: np.ndarray) -> tuple[Entry, Mapping[str, str]]:
-        path, vae = self._needed.pictures[key].path, self._model.vae
+        path, vae = Path(self._needed.pictures[key].file), self._model.vae
         entry = sdxl.moments(self._vae, pixels)
         if not _finite(entry):
             raise DataError(

@@ -312,7 +312,7 @@ def _tell_start(run: Run, adapter: Adapter, first: int) -> None:
     log.info(
         "An update takes %d samples: %d a device x %d devices x %d accumulated. %d pictures.",
         batching.samples_per_update, batching.batch, batching.world_size, batching.accumulation,
-        len({example.image for example in run.examples}),
+        len({example.file for example in run.examples}),
     )  # fmt: skip
     if run.config.data.buckets:
         sizes = (

@@ -6,10 +6,8 @@
 from __future__ import annotations
 
 import functools
-import heapq
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import mindspore as ms
@@ -26,17 +24,16 @@ from .config import DataConfig
 from .sdxl import Model
 
 REMARKS_SHOWN = 3  # of prompts that are cut, and of pictures that are enlarged
-PROMPTS_CHECKED = 1000  # the longest ones: tokenizing 100,000 takes a minute
 
 # Digest and size of each picture.
-Looker = Callable[[Sequence[Path]], Mapping[Path, Picture]]
+Looker = Callable[[Sequence[str]], Mapping[str, Picture]]
 
 
 @dataclass(frozen=True, slots=True)
 class Framed:
     """One entry of latents to be made: a picture in a frame."""
 
-    path: Path
+    file: str
     digest: str
     frame: Frame
     interpolation: str
@@ -81,11 +78,11 @@ def plan(examples: Sequence[Example], class_examples: Sequence[Example], prompts
     if texts:
         key = _text_key(model, digests, dtype, tokenizers[0].model_max_length)
         keys = {caption: key(caption) for caption in captions}
-    known = look_at(list(dict.fromkeys(e.image for e in (*examples, *class_examples))))
+    known = look_at(list(dict.fromkeys(e.file for e in (*examples, *class_examples))))
     frames = _Frames(config, model, digests, known)
     items = tuple(
         Item(
-            variants=frames.of(e.image, frames.nearest(e.image)),
+            variants=frames.of(e.file, frames.nearest(e.file)),
             text=keys.get(e.caption, e.caption),
         )
         for e in examples
@@ -95,7 +92,7 @@ def plan(examples: Sequence[Example], class_examples: Sequence[Example], prompts
     sizes = sorted({item.variants[0].size for item in items})
     class_items = tuple(
         Item(
-            variants=tuple(v for size in sizes for v in frames.of(e.image, size)),
+            variants=tuple(v for size in sizes for v in frames.of(e.file, size)),
             text=keys.get(e.caption, e.caption),
         )
         for e in class_examples
@@ -113,22 +110,26 @@ class _Frames:
     """The frames of pictures; keeps what each one's entry is made of in `made`."""
 
     def __init__(self, config: DataConfig, model: Model, digests: WeightDigests,
-                 known: Mapping[Path, Picture]) -> None:  # fmt: skip
+                 known: Mapping[str, Picture]) -> None:  # fmt: skip
         self.made: dict[str, Framed] = {}
         self._config = config
         self._known = known
         self._sizes = _sizes(config, model)
-        self._vae_digest = digests.digest(*model.weights("vae"))
-        self._vae_config = model.config("vae")
+        self._encoding = recipes.latents_encoding(
+            interpolation=config.image_interpolation_mode,
+            vae_digest=digests.digest(*model.weights("vae")),
+            vae_config=model.config("vae"),
+            dtype="fp32",
+        )
         self.of = functools.cache(self._of)
         self._nearest = functools.cache(functools.partial(buckets.nearest, sizes=self._sizes))
 
-    def nearest(self, path: Path) -> Size:
+    def nearest(self, file: str) -> Size:
         """Which of the run's sizes a picture is brought to."""
-        return self._nearest(self._known[path].size)
+        return self._nearest(self._known[file].size)
 
-    def _of(self, path: Path, target: Size) -> tuple[Variant, ...]:
-        config, picture = self._config, self._known[path]
+    def _of(self, file: str, target: Size) -> tuple[Variant, ...]:
+        config, picture = self._config, self._known[file]
         frames = framing.variants(
             picture.size,
             picture.digest,
@@ -137,21 +138,12 @@ class _Frames:
             random_flip=config.random_flip,
             crops=config.crop_variants,
         )
-        return tuple(self._variant(path, picture.digest, frame) for frame in frames)
+        return tuple(self._variant(file, picture.digest, frame) for frame in frames)
 
-    def _variant(self, path: Path, digest: str, frame: Frame) -> Variant:
-        interpolation = self._config.image_interpolation_mode
-        key = recipes.key(
-            recipes.latents_recipe(
-                image_digest=digest,
-                frame=frame,
-                interpolation=interpolation,
-                vae_digest=self._vae_digest,
-                vae_config=self._vae_config,
-                dtype="fp32",
-            )
-        )
-        self.made[key] = Framed(path, digest, frame, interpolation)
+    def _variant(self, file: str, digest: str, frame: Frame) -> Variant:
+        recipe = recipes.latents_recipe(self._encoding, image_digest=digest, frame=frame)
+        key = recipes.key(recipe)
+        self.made[key] = Framed(file, digest, frame, self._config.image_interpolation_mode)
         return Variant(latents=key, time_ids=frame.time_ids)
 
 
@@ -173,30 +165,29 @@ def _text_key(
     ]
     vocabularies = [digests.digest(model.folder / part) for part in ("tokenizer", "tokenizer_2")]
 
-    def key(prompt: str) -> str:
-        return recipes.key(
-            recipes.text_recipe(
-                prompt=prompt,
-                tokenizer_digests=vocabularies,
-                encoder_digests=encoders,
-                max_length=max_length,
-                dtype=sdxl.NAMES[dtype],
-            )
-        )
-
-    return key
+    encoding = recipes.text_encoding(
+        tokenizer_digests=vocabularies,
+        encoder_digests=encoders,
+        max_length=max_length,
+        dtype=sdxl.NAMES[dtype],
+    )
+    return lambda prompt: recipes.key(recipes.text_recipe(encoding, prompt=prompt))
 
 
 def _cut(tokenizers: Sequence[Any], captions: Sequence[str]) -> list[str]:
-    longest = set(heapq.nlargest(PROMPTS_CHECKED, captions, key=len))
-    told = [_too_long(tokenizers, caption) for caption in captions if caption in longest]
-    return _shortened(list(filter(None, told)), "{} more prompts are too long, and cut")
+    counters = [sdxl.token_counter(tokenizer) for tokenizer in tokenizers]
+    room = tokenizers[0].model_max_length
+    cut = [caption for caption in captions if any(count(caption) > room for count in counters)]
+    # A line takes two tokenizations, and only the first ones are shown.
+    told = [_too_long(tokenizers, caption) for caption in cut[: REMARKS_SHOWN + 1]]
+    rest = cut[REMARKS_SHOWN + 1 :]
+    return _shortened([*told, *rest], "{} more prompts are too long, and cut")
 
 
-def _too_long(tokenizers: Sequence[Any], prompt: str) -> str | None:
+def _too_long(tokenizers: Sequence[Any], prompt: str) -> str:
     cuts = [sdxl.too_long(tokenizer, prompt) for tokenizer in tokenizers]
-    cut = max(filter(None, cuts), key=len, default=None)
-    return cut and (
+    cut = max(filter(None, cuts), key=len, default="")
+    return (
         f"the prompt is longer than the {tokenizers[0].model_max_length} tokens that the model "
         f"takes; this is cut off: {cut!r}"
     )
@@ -208,12 +199,12 @@ def _small(made: Iterable[Framed], config: DataConfig) -> list[str]:
     told = {}
     for framed in made:
         height, width = framed.frame.original_size
-        shape = f"{framed.path} is {width} pixels wide and {height} high"
+        shape = f"{framed.file} is {width} pixels wide and {height} high"
         if least is not None and min(height, width) < least:
-            told[framed.path] = f"{shape}: less than --min_image_size {least}"
+            told[framed.file] = f"{shape}: less than --min_image_size {least}"
         elif least is None and framed.frame.enlarges:
             rows, columns = framed.frame.size
-            told[framed.path] = (
+            told[framed.file] = (
                 f"{shape}, and is enlarged for {columns} by {rows}: that trains blur"
             )
     return _shortened(list(told.values()), "{} more pictures are as small")

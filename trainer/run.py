@@ -362,11 +362,11 @@ def _needed(config: TrainConfig, model: Model, place: Place, group: Sequence[int
     """what: the pictures are called in the ranks' meeting, where each name comes once."""
     comm = place.comm
 
-    def look_at(paths: Sequence[Path]) -> dict[Path, Picture]:
-        shown = comm.rank == 0 and len(paths) >= LONG
-        with Progress("looking at pictures", len(paths), unit="picture", show=shown) as bar:
+    def look_at(files: Sequence[str]) -> dict[str, Picture]:
+        shown = comm.rank == 0 and len(files) >= LONG
+        with Progress("looking at pictures", len(files), unit="picture", show=shown) as bar:
             return pictures.look_at(
-                paths,
+                files,
                 place.store.root,
                 rank=comm.rank,
                 size=comm.size,

@@ -9,9 +9,10 @@ come after `cpu_ops.install()`.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -188,6 +189,20 @@ def too_long(tokenizer: Any, prompt: str) -> str | None:
     if len(ids) <= room + 1:
         return None
     return str(tokenizer.decode(ids[room:-1], clean_up_tokenization_spaces=False))
+
+
+def token_counter(tokenizer: Any) -> Callable[[str], int]:
+    """How many tokens a text takes, with those at its two ends.
+
+    A tenth of a millisecond for each new word, next to nothing for a known one: no token of CLIP's
+    reaches across a blank, so words are counted one by one, and each only once.
+    """
+
+    @functools.cache
+    def of_word(word: str) -> int:
+        return len(tokenizer.tokenize(word))
+
+    return lambda text: sum(map(of_word, text.split())) + 2
 
 
 def moments(vae: nn.Cell, pixels: np.ndarray) -> dict[str, np.ndarray]:

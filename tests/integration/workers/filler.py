@@ -21,7 +21,7 @@ from mindbooth.data.filling import Filling
 from mindbooth.data.framing import Frame, frame
 from mindbooth.data.prefetch import Prefetch
 from mindbooth.data.presence import Presence
-from mindbooth.data.recipes import key, latents_recipe
+from mindbooth.data.recipes import key, latents_encoding, latents_recipe
 
 SIZES = (32, 40, 48, 56, 64, 72, 80, 88)
 INTERPOLATION = "bilinear"
@@ -30,20 +30,16 @@ Framed = tuple[Path, Frame]
 
 def needed(pictures: Path) -> dict[str, Framed]:
     """Key -> what the entry is made of: each picture in several sizes, as it is and flipped."""
+    encoding = latents_encoding(
+        interpolation=INTERPOLATION, vae_digest="block means", vae_config={}, dtype="fp32"
+    )
     found = {}
     for path in sorted(pictures.iterdir()):
         digest, size = image_digest(path), images.probe(path)
         for target in SIZES:
             for flip in (False, True):
                 framed = frame(size, target=(target, target), center_crop=True, flip=flip)
-                recipe = latents_recipe(
-                    image_digest=digest,
-                    frame=framed,
-                    interpolation=INTERPOLATION,
-                    vae_digest="block means",
-                    vae_config={},
-                    dtype="fp32",
-                )
+                recipe = latents_recipe(encoding, image_digest=digest, frame=framed)
                 found[key(recipe)] = (path, framed)
     return found
 

@@ -6,12 +6,18 @@ from typing import Any
 
 import pytest
 
-from mindbooth.data.framing import frame
-from mindbooth.data.recipes import Recipe, key, latents_recipe, text_recipe
+from mindbooth.data.framing import Frame, frame
+from mindbooth.data.recipes import (
+    key,
+    latents_encoding,
+    latents_recipe,
+    text_encoding,
+    text_recipe,
+)  # fmt: skip
 
 FRAME = frame((100, 160), target=(64, 64), center_crop=True)
 VAE_CONFIG = {"scaling_factor": 0.13025, "block_out_channels": [128, 256], "act_fn": "silu"}
-PINNED = "38ee088c34d04301eba78476b830922401cce51c3181cd3904489c866eaea590"
+PINNED = "0b773289f8f017d7eb522ad54498350f765a1086f0e3faae63826f386abf9dee"
 LATENTS: dict[str, Any] = {
     "image_digest": "a" * 64,
     "frame": FRAME,
@@ -29,33 +35,41 @@ TEXT: dict[str, Any] = {
 }
 
 
+def latents_key(*, image_digest: str, frame: Frame, **encoding: Any) -> str:
+    return key(latents_recipe(latents_encoding(**encoding), image_digest=image_digest, frame=frame))
+
+
+def text_key(*, prompt: str, **encoding: Any) -> str:
+    return key(text_recipe(text_encoding(**encoding), prompt=prompt))
+
+
 @pytest.mark.parametrize(
-    ("recipe", "base", "change"),
+    ("key_of", "base", "change"),
     [
-        (latents_recipe, LATENTS, {"image_digest": "0" * 64}),
-        (latents_recipe, LATENTS, {"frame": replace(FRAME, left=FRAME.left + 1)}),
-        (latents_recipe, LATENTS, {"frame": replace(FRAME, top=1)}),
-        (latents_recipe, LATENTS, {"frame": replace(FRAME, flip=True)}),
-        (latents_recipe, LATENTS, {"frame": replace(FRAME, resized=(65, 102))}),
-        (latents_recipe, LATENTS, {"frame": replace(FRAME, size=(64, 56))}),
-        (latents_recipe, LATENTS, {"frame": frame((100, 160), target=(56, 56), center_crop=True)}),
-        (latents_recipe, LATENTS, {"interpolation": "bilinear"}),
-        (latents_recipe, LATENTS, {"vae_digest": "0" * 64}),
-        (latents_recipe, LATENTS, {"vae_config": {**VAE_CONFIG, "act_fn": "gelu"}}),
-        (latents_recipe, LATENTS, {"dtype": "float16"}),
-        (text_recipe, TEXT, {"prompt": "a photo of sks dog "}),
-        (text_recipe, TEXT, {"prompt": "a photo of sks \N{DOG}"}),
-        (text_recipe, TEXT, {"tokenizer_digests": ("d" * 64, "c" * 64)}),
-        (text_recipe, TEXT, {"encoder_digests": ("e" * 64, "0" * 64)}),
-        (text_recipe, TEXT, {"max_length": 40}),
-        (text_recipe, TEXT, {"dtype": "float16"}),
+        (latents_key, LATENTS, {"image_digest": "0" * 64}),
+        (latents_key, LATENTS, {"frame": replace(FRAME, left=FRAME.left + 1)}),
+        (latents_key, LATENTS, {"frame": replace(FRAME, top=1)}),
+        (latents_key, LATENTS, {"frame": replace(FRAME, flip=True)}),
+        (latents_key, LATENTS, {"frame": replace(FRAME, resized=(65, 102))}),
+        (latents_key, LATENTS, {"frame": replace(FRAME, size=(64, 56))}),
+        (latents_key, LATENTS, {"frame": frame((100, 160), target=(56, 56), center_crop=True)}),
+        (latents_key, LATENTS, {"interpolation": "bilinear"}),
+        (latents_key, LATENTS, {"vae_digest": "0" * 64}),
+        (latents_key, LATENTS, {"vae_config": {**VAE_CONFIG, "act_fn": "gelu"}}),
+        (latents_key, LATENTS, {"dtype": "float16"}),
+        (text_key, TEXT, {"prompt": "a photo of sks dog "}),
+        (text_key, TEXT, {"prompt": "a photo of sks \N{DOG}"}),
+        (text_key, TEXT, {"tokenizer_digests": ("d" * 64, "c" * 64)}),
+        (text_key, TEXT, {"encoder_digests": ("e" * 64, "0" * 64)}),
+        (text_key, TEXT, {"max_length": 40}),
+        (text_key, TEXT, {"dtype": "float16"}),
     ],
 )
 def test_what_changes_the_bytes_changes_the_key(
-    recipe: Callable[..., Recipe], base: dict[str, Any], change: dict[str, Any]
+    key_of: Callable[..., str], base: dict[str, Any], change: dict[str, Any]
 ) -> None:
-    assert key(recipe(**base)) == key(recipe(**base))
-    assert key(recipe(**{**base, **change})) != key(recipe(**base))
+    assert key_of(**base) == key_of(**base)
+    assert key_of(**{**base, **change}) != key_of(**base)
 
 
 @pytest.mark.parametrize(
@@ -68,9 +82,7 @@ def test_what_changes_the_bytes_changes_the_key(
     ids=["order", "tuple", "path"],
 )
 def test_what_does_not_change_the_bytes_keeps_the_key(config: dict[str, Any]) -> None:
-    assert key(latents_recipe(**{**LATENTS, "vae_config": config})) == key(
-        latents_recipe(**LATENTS)
-    )
+    assert latents_key(**{**LATENTS, "vae_config": config}) == latents_key(**LATENTS)
 
 
 def test_keys_are_pinned() -> None:

@@ -1,7 +1,5 @@
 """What the user is told about pictures and prompts before a run."""
 
-from pathlib import Path
-
 import pytest
 
 from mindbooth.data import framing
@@ -18,7 +16,7 @@ def remarks(*sizes: tuple[int, int], **options: int) -> list[str]:
     target = (config.resolution, config.resolution)
     made = [
         Framed(
-            Path(f"{number}.png"),
+            f"{number}.png",
             "0" * 64,
             framing.frame(size, target=target, center_crop=True, flip=flip),
             "lanczos",
