@@ -180,3 +180,24 @@ def test_latents_are_scaled_by_one_factor_or_by_channel() -> None:
 def test_half_of_mean_and_deviation_is_none(lacks: str) -> None:
     config = {"scaling_factor": 0.5, "latents_mean": [1.0], "latents_std": [2.0]}
     assert sdxl.latent_scale({**config, lacks: None}) == (0.5, 0.0)
+
+
+TEXTS = (
+    "",
+    "red " * 80,
+    "a photo of sks dog, in the snow; it's 1:30 -- really?!",
+    "eine Katze im Schnee, größer als jede andere",
+    "一张狗的照片 在雪地里",
+    "🐶🐶 ﬁne  print\tand\nlines",
+    "supercalifragilisticexpialidocious" * 5,
+)
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_words_counted_one_by_one_are_the_tokens_of_the_text(
+    tiny_pipeline: Path, mini_sdxl: Path, text: str
+) -> None:
+    for model in (tiny_pipeline, mini_sdxl / "model"):
+        for tokenizer in sdxl.load_tokenizers(locate(model)):
+            ids = tokenizer(text, truncation=False, verbose=False).input_ids
+            assert sdxl.token_counter(tokenizer)(text) == len(ids)
