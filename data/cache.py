@@ -117,8 +117,10 @@ class Store:
     def _present(self, root: str, keys: Iterable[str]) -> set[str]:
         folders = defaultdict(set)
         for key in keys:
-            folders[os.path.dirname(_file(root, key))].add(key)
-        present = [key for folder, inside in folders.items() for key in inside & _entries(folder)]
+            folders[key[:2]].add(key)
+        present = [
+            key for name, inside in folders.items() for key in inside & _entries(f"{root}/{name}")
+        ]
         return {key for key in present if _file(root, key) not in self._refused}
 
     def _is_sound(self, key: str) -> bool:
