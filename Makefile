@@ -1,7 +1,7 @@
 # The commands of this project; `make help` lists them. .venv is made by setup.sh.
 # PYTHON=/path/to/python3.11 chooses the interpreter that .venv is made with.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check format types test test-cluster rehearsal clean setup-dev
+.PHONY: help setup demo check lint format types test test-cluster rehearsal clean setup-dev
 
 PYTEST_ARGS ?=
 REHEARSAL_ARGS ?=
@@ -15,9 +15,11 @@ setup: ## make .venv (Python 3.10 or 3.11); at once when nothing changed
 demo: setup ## train a LoRA on the mini SDXL with two workers, pictures into demo/
 	@.venv/bin/mindbooth demo
 
-check: setup-dev types ## format, lint, types and unit tests
+lint: setup-dev types ## format, lint and types
 	.venv/bin/ruff format --check .
 	.venv/bin/ruff check .
+
+check: lint ## the same and the unit tests
 	.venv/bin/python -m pytest -q tests/unit $(PYTEST_ARGS)
 
 format: setup-dev ## rewrite the sources in the project's format
