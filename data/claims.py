@@ -15,7 +15,6 @@ import re
 import time
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 
 from .presence import Presence, is_alive
 
@@ -75,12 +74,7 @@ class Claims:
     def __enter__(self) -> "Claims":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for claim in tuple(self._held):
             self._let_go(claim)
 
