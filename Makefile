@@ -1,10 +1,11 @@
 # The commands of this project; `make help` lists them. .venv is made by setup.sh.
 # PYTHON=/path/to/python3.11 chooses the interpreter that .venv is made with.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check lint format types test test-cluster rehearsal clean setup-dev
+.PHONY: help setup demo bench check lint format types test test-cluster rehearsal clean setup-dev
 
 PYTEST_ARGS ?=
 REHEARSAL_ARGS ?=
+BENCH_ARGS ?=
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -14,6 +15,9 @@ setup: ## make .venv (Python 3.10 or 3.11); at once when nothing changed
 
 demo: setup ## train a LoRA on the mini SDXL with two workers, pictures into demo/
 	@.venv/bin/mindbooth demo
+
+bench: setup ## every figure that is measured, in one table, into build/bench/; an hour
+	@.venv/bin/python benchmarks/bench.py $(BENCH_ARGS)
 
 lint: setup-dev types ## format, lint and types
 	.venv/bin/ruff format --check .

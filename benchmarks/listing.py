@@ -47,8 +47,11 @@ VAE = {
 
 
 def main() -> int:
+    import figures
+
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
@@ -66,34 +69,43 @@ def main() -> int:
             write_pictures(folder, count, "alone")
             run("fill", folder, cache, repeats=1)
             resident[count] = run("resident", folder, cache, repeats=options.repeats)
+    whole = [sum(one) for one in zip(*planned.values(), strict=True)]  # of each process
+    few, many = resident[FEW]["MiB"], resident[MANY]["MiB"]
+    made = [
+        figures.of(f"warm start with {COUNT} pictures", whole, "s", bar=5, better="lower"),
+        figures.ratio(
+            f"memory with {MANY} pictures, against {FEW}", many, few, bar=1.10, better="lower"
+        ),
+    ]
     print(f"{COUNT} pictures, seconds, medians of {options.repeats} processes")
     row("looked at for the first time (one process)", looked["looked at"])
     for told, found in listed.items():
         row(f"listed, {told}", found["listed"])
-    row("warm start, in all", sum(planned.values()), "bar: 5")
+    row("warm start, in all", whole, "bar: 5")
     for what, seconds in planned.items():
         row(f"  {what}", seconds)
     print(f"MiB resident after {SAMPLES} samples were read")
     for count, found in resident.items():
         row(f"{count} pictures", found["MiB"])
-    more = resident[MANY]["MiB"] - resident[FEW]["MiB"]
-    row("KiB more for each picture", more * 1024 / (MANY - FEW))
-    row("ratio", resident[MANY]["MiB"] / resident[FEW]["MiB"], "bar: 1.10")
-    return 0
+    more = statistics.median(many) - statistics.median(few)
+    row("KiB more for each picture", [more * 1024 / (MANY - FEW)])
+    row("ratio", [made[1].value], "bar: 1.10")
+    figures.write(options.json, made)
+    return figures.status(made)
 
 
-def row(what: str, value: float, bar: str = "") -> None:
-    print(f"{what:>45} {value:8.2f}  {bar}")
+def row(what: str, values: Sequence[float], bar: str = "") -> None:
+    print(f"{what:>45} {statistics.median(values):8.2f}  {bar}")
 
 
-def run(what: str, folder: Path, cache: Path, *, repeats: int) -> dict[str, float]:
-    """Medians of what `what` finds in fresh processes."""
+def run(what: str, folder: Path, cache: Path, *, repeats: int) -> dict[str, list[float]]:
+    """What `what` finds in fresh processes, by name."""
     command = [sys.executable, __file__, what, str(folder), str(cache)]
     found = [
         json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
         for _ in range(repeats)
     ]
-    return {name: statistics.median(one[name] for one in found) for name in found[0]}
+    return {name: [one[name] for one in found] for name in found[0]}
 
 
 class Clock:

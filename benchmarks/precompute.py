@@ -4,7 +4,7 @@
 SDXL and generated photographs, in turns, and prints medians: one rank; two ranks; and two jobs of
 one rank at the same time, each with a cache of its own, which is what the machine's two cores give.
 The rate is that of the entries' appearance, from the first to the last: start-up is not in it
-(warm_start.py measures that).
+(start.py measures that).
 """
 
 import argparse
@@ -29,9 +29,12 @@ WAYS = {"one rank": (1,), "two ranks": (2,), "two jobs, nothing shared": (1, 1)}
 
 
 def main() -> int:
+    import figures
+
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pictures", type=int, default=500)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     options = parser.parse_args()
     if len(os.sched_getaffinity(0)) < 2:
         sys.exit("two cores are needed")
@@ -46,11 +49,19 @@ def main() -> int:
     for way, found in rates.items():
         spread = f"{min(found):.1f} to {max(found):.1f}"
         print(f"{way:>26}: {statistics.median(found):6.1f} images/s ({spread})")
-    one, two, limit = (statistics.median(found) for found in rates.values())
+    one, two, apart = rates.values()
+    made = [
+        figures.ratio(
+            "encoding by two ranks, against one", two, one, bar=LEAST_RATIO, better="higher"
+        ),
+        figures.ratio("encoding by two jobs that share nothing, against one", apart, one),
+    ]
     print(
-        f"two ranks against one: {two / one:.2f} (bar: {LEAST_RATIO}); the limit: {limit / one:.2f}"
+        f"two ranks against one: {made[0].value:.2f} (bar: {LEAST_RATIO}); "
+        f"the limit: {made[1].value:.2f}"
     )
-    return int(two / one < LEAST_RATIO)
+    figures.write(options.json, made)
+    return figures.status(made)
 
 
 def rate(folder: Path, jobs: tuple[int, ...], name: str) -> float:

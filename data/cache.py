@@ -74,11 +74,6 @@ class Store:
         """Where the entry is published."""
         return Path(_file(self._roots[0], key))
 
-    def has(self, key: str) -> bool:
-        """Whether an entry exists; damage shows only when it is read."""
-        paths = (_file(root, key) for root in self._roots)
-        return any(path not in self._refused and os.path.isfile(path) for path in paths)
-
     def missing(self, keys: Iterable[str], *, verify: bool = False) -> list[str]:
         """The keys without an entry, in their order, each once; `verify` reads those that exist.
 

@@ -4,7 +4,7 @@
     ab/<key>.<8 hex>.damaged      set aside            ab/.*.part        half written
     present/<id>, <id>.keys       who is at work       scope/<token>/    ranks look for others
     weights.json, pictures/       remembered digests   datasets/         pictures of datasets
-    failed/, meetings/            of former versions   anything else     not of mindbooth
+    anything else                 not of mindbooth
 
 Others use the folder at the same time: what goes while one looks is passed over. Links are not
 followed below the fan-out folders: what they point to does not lie in this cache.
@@ -38,7 +38,6 @@ class Kind(Enum):
     TOKEN = "token"  # of ranks that look whether they share the folder
     REMEMBERED = "remembered"
     DATASET = "dataset"
-    FORMER = "former"
     FOREIGN = "foreign"
 
 
@@ -89,8 +88,6 @@ _FOLDERS = {
     "scope": (Kind.TOKEN, re.compile(r"[0-9a-f]{16}")),
     "pictures": (Kind.REMEMBERED, None),
     "datasets": (Kind.DATASET, None),
-    "failed": (Kind.FORMER, re.compile(r"[0-9a-f]{32}")),
-    "meetings": (Kind.FORMER, re.compile(r"[0-9a-f]{32}")),
 }
 _FRONT = 2048  # bytes of an entry, in which its header usually ends
 _LONGEST_HEADER = 1 << 20
@@ -198,7 +195,7 @@ def _fanned_out(name: str, folder: str) -> Kind:
 def _inside(folder: str, kind: Kind, pattern: re.Pattern[str] | None) -> Iterator[Item]:
     for file in _listing(folder):
         if is_unfinished(file.name):
-            yield from _item(file, Kind.FORMER if kind is Kind.FORMER else Kind.UNFINISHED)
+            yield from _item(file, Kind.UNFINISHED)
         elif pattern is not None:
             yield from _item(file, kind if pattern.fullmatch(file.name) else Kind.FOREIGN)
         elif file.is_dir(follow_symlinks=False):

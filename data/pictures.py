@@ -168,19 +168,27 @@ class _Memory:
         return known[: -len(state)] if state and known.endswith(state) else None
 
     def keep(self, files: Sequence[str], answers: Sequence[str]) -> None:
-        """Remember the answers that come with a state."""
+        """Remember the answers that come with a state, and forget files that are gone."""
         fresh: dict[str, dict[str, str]] = defaultdict(dict)
         for file, answer in zip(files, answers, strict=True):
             if answer.count(" ") > 2:
                 folder, _, name = file.rpartition("/")
                 fresh[folder][name] = answer
         for folder, found in fresh.items():
-            text = json.dumps({**self._of(folder), **found}, indent=0).encode()
+            text = json.dumps({**self._of_present(folder), **found}, indent=0).encode()
             try:
                 replace_file(self._path(folder), _seal(text) + b"\n" + text, writer=self._writer)
             except OSError as err:
                 _log.info("%s cannot be written (%s): pictures are not remembered", self._root, err)
                 return
+
+    def _of_present(self, folder: str) -> dict[str, str]:
+        """What is remembered of the files that the folder still holds."""
+        try:
+            present = set(os.listdir(folder or "."))
+        except OSError:
+            return self._of(folder)  # it cannot be told
+        return {name: known for name, known in self._of(folder).items() if name in present}
 
     def _load(self, folder: str) -> dict[str, str]:
         path = self._path(folder)

@@ -26,7 +26,6 @@ _OTHERS = {
     Kind.DATASET: "pictures of datasets",
     Kind.REMEMBERED: "remembered digests",
     Kind.TOKEN: "ranks that look for others",
-    Kind.FORMER: "of former versions",
     Kind.FOREIGN: "not of mindbooth",
 }
 _FOREIGN_SHOWN = 3

@@ -81,9 +81,6 @@ def verify(root: Path, items: Sequence[Item], on_read: Callable[[Item], object])
     for item in _left_behind(root, items):
         if _is_removed(root, item, found.failed):
             found.removed.append(item.path)
-            if item.kind is Kind.FORMER:
-                with suppress(OSError):  # there is more in it
-                    item.path.parent.rmdir()
     return found
 
 
@@ -171,7 +168,7 @@ def _set_aside(store: Store, item: Item, failed: Failed) -> None:
 
 
 def _left_behind(root: Path, items: Sequence[Item]) -> Iterator[Item]:
-    """What dead processes and former versions left, and all claims."""
+    """What dead processes left, and all claims."""
     is_alive = cache(partial(presence.is_alive, root))
     is_deserted = not presence.living(root)
     written_last = presence.clock(root) - ABANDONED_SECONDS
@@ -184,7 +181,7 @@ def _left_behind(root: Path, items: Sequence[Item]) -> Iterator[Item]:
         elif item.kind is Kind.PRESENCE:
             is_dead = not is_alive(name[:16], silent_for=presence.COMPILING_SECONDS)
         else:  # of claims, `claims.remove_dead` knows
-            is_dead = item.kind in (Kind.CLAIM, Kind.FORMER)
+            is_dead = item.kind is Kind.CLAIM
         if is_dead:
             yield item
 
@@ -193,7 +190,7 @@ def _is_removed(root: Path, item: Item, failed: Failed) -> bool:
     try:
         if item.kind is Kind.CLAIM and item.path.is_symlink():
             return claims.remove_dead(item.path, root)
-        if item.is_folder and item.kind in (Kind.SET_ASIDE, Kind.TOKEN, Kind.FORMER):
+        if item.is_folder and item.kind in (Kind.SET_ASIDE, Kind.TOKEN):
             shutil.rmtree(item.path)
         else:
             item.path.unlink()

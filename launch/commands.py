@@ -13,10 +13,10 @@ from io import TextIOWrapper
 from pathlib import Path
 from signal import SIGINT
 
-from . import folders, options, show, surroundings
+from . import estimate, folders, options, show, surroundings
 from .follow import Terminal
 from .options import LaunchConfig, LaunchError
-from .plan import TRAINER, port_for
+from .plan import TRAINER, Plan, port_for
 
 JOB_OF_A_PLAN = "<new for each launch>"
 DEMO = Path("examples", "mini-sdxl", "demo.py")
@@ -33,8 +33,18 @@ def plan(argv: Sequence[str]) -> int:
         return 0
     around = surroundings.look(config, os.environ, pause=None)
     made = around.plan(attempt=folders.look(around.log_dir), job=JOB_OF_A_PLAN)
-    print((show.as_json if extra.json else show.as_text)(made), end="")
+    print((show.as_json if extra.json else show.as_text)(made, _estimate(config, made)), end="")
     return 0
+
+
+def _estimate(config: LaunchConfig, made: Plan) -> estimate.Estimate | None:
+    """What its updates would take; there are no figures for a CPU, nor for a precompute."""
+    if made.device_target == "CPU" or made.work != "train":
+        return None
+    flags = config.training_flags
+    asked = estimate.read(flags, surroundings.yaml_options(options.config_file(flags)))
+    hosts = made.cluster.hosts
+    return estimate.estimate(asked, hosts=len(hosts), per_host=len(hosts[0].devices))
 
 
 def launch(argv: Sequence[str], program: tuple[str, ...] = TRAINER) -> int:

@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Sequence
+from dataclasses import asdict
 
+from .estimate import MOST_SHARE, NPU, Estimate, Update
 from .options import LaunchConfig
 from .plan import Plan, Site, Worker
 
 SECRET_FLAGS = ("--hub_token",)
 HIDDEN = "***"
+LINKS = ("inside", "between")
 
 
-def as_text(plan: Plan) -> str:
-    """Draw the plan, in the order in which a launch happens."""
+def as_text(plan: Plan, estimated: Estimate | None = None) -> str:
+    """Draw the plan, in the order in which a launch happens; then what may come of it."""
     environment = plan.environment
     no_address = "assumed" if plan.cluster.assumed else "-"
     rows = [_row(worker, no_address) for worker in plan.workers]
@@ -34,6 +37,8 @@ def as_text(plan: Plan) -> str:
         f"rank table ({table_use}: {plan.table.reason})\n  {plan.table.path}\n"
         + _indented(plan.table.text.rstrip()),
     ]
+    if estimated is not None:
+        parts.append(_estimate(estimated))
     if plan.notes:
         parts.append("notes\n" + "\n".join(f"  {note}" for note in plan.notes))
     return "\n\n".join(parts) + "\n"
@@ -85,7 +90,7 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names) if len(names) <= 8 else f"{', '.join(names[:3])} ... {names[-1]}"
 
 
-def as_json(plan: Plan) -> str:
+def as_json(plan: Plan, estimated: Estimate | None = None) -> str:
     """Write the whole plan down; stable order, so that two plans can be compared."""
     environment = plan.environment
     document = {
@@ -144,9 +149,72 @@ def as_json(plan: Plan) -> str:
         "grace_seconds": plan.grace_seconds,
         "hang_seconds": plan.hang_seconds,
         "max_restarts": plan.max_restarts,
+        "estimate": None if estimated is None else _document(estimated),
         "notes": list(plan.notes),
     }
     return json.dumps(document, indent=2) + "\n"
+
+
+def _estimate(found: Estimate) -> str:
+    asked = found.training
+    precision = {"no": "fp32"}.get(asked.mixed_precision, asked.mixed_precision)
+    most = f"{MOST_SHARE:.0%} of an update"
+    rows = [
+        ("*" if row == found.plan else "", str(row.workers), f"{row.seconds:.3f}")
+        + (_number(1 / row.seconds), _number(row.samples / row.seconds))
+        + (f"{row.efficiency:.1%}", f"{row.share:.2%}")
+        for row in found.rows
+    ]
+    heads = ("", "NPUs", "s/update", "updates/s", "samples/s", "efficiency", "communication")
+    lines = [
+        "estimate (from assumed rates: nothing in it was measured on an NPU; docs/scale.md)",
+        f"  a sample: {_number(asked.flops / 1e12)} TFLOP at {asked.resolution} pixels, at "
+        f"{NPU.rates[asked.mixed_precision] / 1e12:g} TFLOP/s ({precision}); "
+        f"all-reduce: {_number(asked.wire / 1e6)} MB ({asked.allreduce_dtype})",
+        *(
+            f"  {mark:1}"
+            + "".join(cell.rjust(len(h) + 2) for cell, h in zip(cells, heads[1:], strict=True))
+            for mark, *cells in (heads, *rows)
+        ),
+    ]
+    if found.advice:
+        ways = ", ".join(f"{option} ({share:.1%})" for option, share in found.advice)
+        lines.append(
+            f"  Communication takes more than {most}. Any of these makes it less:\n  {ways}"
+        )
+    elif found.network is not None:
+        workers, least = found.network
+        lines.append(
+            f"  With {_number(least * 8 / 1e9)} Gbit/s between hosts an NPU, communication of "
+            f"{workers} NPUs would take {most}."
+        )
+    return "\n".join(lines)
+
+
+def _document(found: Estimate) -> dict[str, object]:
+    """The same, and what it is computed from; seconds, bytes, FLOP."""
+
+    def row(of: Update) -> dict[str, object]:
+        derived = {"seconds": of.seconds, "share": of.share, "efficiency": of.efficiency}
+        return {name: round(value, 9) for name, value in (asdict(of) | derived).items()}
+
+    return {
+        "measured_on_npu": False,
+        "assumed": asdict(NPU) | {name: getattr(NPU, name)._asdict() for name in LINKS},
+        "training": asdict(found.training),
+        "flops_of_a_sample": found.training.flops,
+        "bytes_of_the_all_reduce": found.training.wire,
+        "plan": row(found.plan),
+        "rows": [row(of) for of in found.rows],
+        "network": found.network
+        and dict(zip(("workers", "bandwidth"), found.network, strict=True)),
+        "advice": [{"set": option, "share": share} for option, share in found.advice],
+    }
+
+
+def _number(x: float) -> str:
+    """Three digits, or all of those before the point."""
+    return f"{x:.0f}" if x >= 100 else f"{x:.3g}"
 
 
 def _without_secrets(command: Sequence[str]) -> tuple[str, ...]:

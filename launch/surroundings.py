@@ -192,7 +192,7 @@ def _table(
 def output_folders(config: LaunchConfig) -> tuple[Path, Path]:
     """Name the output folder and the folder of the attempts, both absolute."""
     flags = config.training_flags
-    asked = options.output_dir(flags, _yaml(options.config_file(flags)))
+    asked = options.output_dir(flags, yaml_options(options.config_file(flags)))
     output_dir = Path.cwd() / asked.expanduser()
     log_dir = output_dir / "launch"
     if config.log_dir is not None:
@@ -200,7 +200,7 @@ def output_folders(config: LaunchConfig) -> tuple[Path, Path]:
     return output_dir, log_dir
 
 
-def _yaml(path: Path | None) -> Mapping[str, object]:
+def yaml_options(path: Path | None) -> Mapping[str, object]:
     if path is None:
         return {}
     import yaml

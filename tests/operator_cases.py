@@ -151,6 +151,14 @@ def cases(lib: Any = None, types: Any = None) -> dict[str, Case]:
         nothing = lib.full((2, 3, 5), 1.0).to(a.dtype) / 0.0
         return lib.baddbmm(nothing, a, b, beta=0, alpha=0.5)
 
+    @case((2, 3, 5), (4, 5), (4,))
+    def linear(x, weight, bias):
+        return lib.nn.functional.linear(x, weight, bias)
+
+    @case((3, 5), (4, 5))
+    def linear__without_bias(x, weight):
+        return lib.nn.functional.linear(x, weight)
+
     @case((2, 4, 7, 6), (6, 4, 3, 3), (6,))
     def conv2d(x, weight, bias):
         return lib.nn.functional.conv2d(x, weight, bias, padding=1)

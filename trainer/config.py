@@ -358,9 +358,17 @@ class RunConfig:
     mode: Literal["graph", "pynative"] = option(
         "graph", "Compile the forward and backward pass, or run it operator by operator."
     )
+    compile_cache: str | None = option(
+        None,
+        "Where compiled graphs are kept for later runs, or `off`. Default: mindbooth-graphs under "
+        "$XDG_CACHE_HOME or ~/.cache on a CPU, and off on Ascend.",
+    )
     allreduce_dtype: Literal["fp16", "fp32"] = option("fp16", "What gradients travel in.")
     profile: bool = option(
-        False, "At the end, every rank tells how long each phase took, and how much memory."
+        False,
+        "Every rank tells how long each phase and each part of an update took, and how much "
+        "memory, and writes a trace to profile/ in --output_dir; on Ascend with MindSpore's "
+        "profiler over three updates.",
     )
     debug: bool = option(
         False,

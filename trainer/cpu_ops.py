@@ -9,7 +9,8 @@ Each replacement takes and returns what the mint operator does, for the argument
 VAE, text encoders and pipelines use, and refuses what it can't do; it works in PyNative and in
 graph mode, in fp32 and fp16, and has a gradient where the original has one.
 tests/integration/test_cpu_ops.py compares them with torch, and shows for each that mint's own does
-fail (split and chunk in graph mode only) or, as exp, is far off.
+fail (split and chunk in graph mode only) or, as exp, is far off. linear and attention are here for
+speed alone.
 """
 
 from __future__ import annotations
@@ -80,6 +81,18 @@ def baddbmm(input, batch1, batch2, *, beta=1, alpha=1):
     """beta * input + alpha * (batch1 @ batch2); with beta 0, `input` is left out, NaN too."""
     product = ops.bmm(batch1, batch2) * alpha
     return product if beta == 0 else input * beta + product
+
+
+def linear(input, weight, bias=None):
+    """input (..., I) times weight (O, I) transposed, and bias (O,) added.
+
+    mint's own has kernels here, but its gradient copies every weight to transpose it, once a step.
+    """
+    rows = ops.reshape(input, (-1, weight.shape[1]))
+    output = ops.MatMul(transpose_b=True)(rows, weight)
+    if bias is not None:
+        output = ops.bias_add(output, bias)
+    return ops.reshape(output, (*input.shape[:-1], weight.shape[0]))
 
 
 def conv2d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
@@ -153,6 +166,10 @@ def _conv2d_construct(self, input):
     return conv2d(input, self.weight, self.bias, self.stride, padding, self.dilation, self.groups)
 
 
+def _linear_construct(self, x):
+    return linear(x, self.weight, self.bias)
+
+
 def _layer_norm_construct(self, input):
     return layer_norm(input, self.normalized_shape, self.weight, self.bias, self.eps)
 
@@ -171,16 +188,35 @@ def _dropout_construct(self, input):
     return dropout(input, self.p, True, self.inplace)
 
 
+# What mindone's layers compute.
+
+
 def _geglu_construct(self, hidden_states):
     hidden_states, gate = chunk(self.proj(hidden_states), 2, dim=-1)
     return hidden_states * gelu(gate)
 
 
+def _attend(self, query, key, value, attn_mask=None):
+    """softmax(Q K^T / sqrt(D)) V, (..., L, D) each, without a transposed copy of K or V in either
+    direction."""
+    if attn_mask is not None:
+        raise ValueError("Attention on CPU takes no mask.")
+    dtype = query.dtype
+    if self.upcast_attention:
+        query, key = query.astype(ms.float32), key.astype(ms.float32)
+    query = query * self.scale
+    scores = ops.BatchMatMul(transpose_b=True)(query, key)
+    if self.upcast_softmax:
+        scores = scores.astype(ms.float32)
+    return ops.BatchMatMul()(mint.softmax(scores, dim=-1).astype(dtype), value)
+
+
 FUNCTIONS = {
     mint: (arange, linspace, full, zeros_like, exp, stack, split, chunk, baddbmm),
-    mint.nn.functional: (conv2d, pad, gelu, layer_norm, embedding, dropout),
+    mint.nn.functional: (linear, conv2d, pad, gelu, layer_norm, embedding, dropout),
 }
 LAYERS = {
+    mint.nn.Linear: _linear_construct,
     mint.nn.Conv2d: _conv2d_construct,
     mint.nn.LayerNorm: _layer_norm_construct,
     mint.nn.Embedding: _embedding_construct,
@@ -198,5 +234,7 @@ def install() -> None:
         layer.construct = construct
     # GEGLU cuts with the tensor method `chunk`, which has no kernel in graph mode.
     from mindone.diffusers.models.activations import GEGLU
+    from mindone.diffusers.models.attention_processor import Attention
 
     GEGLU.construct = _geglu_construct
+    Attention.math_attention_op = _attend

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import importlib
-import io
 import logging
 import threading
 from collections.abc import Iterator
@@ -22,6 +20,8 @@ from mindspore.communication import get_rank, init
 
 from mindbooth.ranktable import discover
 from mindbooth.ranktable.placement import Placement
+
+from . import lazy
 
 log = logging.getLogger(__name__)
 
@@ -78,18 +78,17 @@ def start(place: Placement, *, target: str, debug: bool = False) -> Comm:
         ms.runtime.dispatch_threads_num(1)
     if place.launched:
         init()
-    _import_mindone(target)
+    _prepare_mindone(target)
     return Comm(rank=get_rank(), size=place.world_size) if place.launched else Comm()
 
 
-def _import_mindone(target: str) -> None:
+def _prepare_mindone(target: str) -> None:
+    """What has to be done before mindone is imported."""
+    lazy.install()
     if target == "CPU":
         from . import cpu_ops
 
         cpu_ops.install()
-    # mindone prints about models of other kinds while it is imported.
-    with contextlib.redirect_stdout(io.StringIO()):
-        importlib.import_module("mindone.transformers")
 
 
 @contextlib.contextmanager

@@ -10,15 +10,30 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any
 
+import mindspore as ms
 import numpy as np
 
 from mindbooth.data.batches import Batch
 from mindbooth.data.errors import RankFailed
 from mindbooth.data.prefetch import Prefetch
 
-from . import card, checkpoint, debug, export, hub, lora, memory, prior, report, trained
+from . import (
+    card,
+    checkpoint,
+    compile_cache,
+    debug,
+    export,
+    hub,
+    lora,
+    memory,
+    prior,
+    report,
+    trained,
+)
 from . import precompute as cache
 from . import run as runs
 from .config import TrainConfig
@@ -29,34 +44,38 @@ from .heartbeat import Heart
 from .lora import Adapter
 from .optimizer import AdamW, Optimizer, Segment
 from .phases import Phases
+from .place import Place, failures_told, meet
 from .prodigy import Prodigy
 from .rates import schedule
 from .report import Metrics, Progress
-from .run import Place, Run
+from .run import Run
 from .step import LIMIT, LossScale, Result, Step
 from .stop import STATUS, StopRequest
+from .trace import DeviceProfile, Recording, Trace, device_profile
 from .trackers import Trackers
 from .validation import Made, Validation
 
 log = logging.getLogger(__name__)
 
+PROFILE = "profile"  # the folder in the output's, for --profile
+
 
 def train(config: TrainConfig, comm: Comm, stop: StopRequest, environ: Mapping[str, str]) -> int:
     """Trains an adapter; returns the exit status: 0, 75 if stopped with a checkpoint, or 1 if all
     went well but the upload to the hub."""
-    place = runs.place(config, comm, environ)
-    with runs.failures_told(place.meeting), Heart.of(environ, comm.rank) as heart, place.presence:
-        phases = _phases(config, heart)
-        return _train(_filled(config, place, phases, heart), stop, phases, heart)
+    place = meet(config, comm, environ)
+    with failures_told(place.meeting), Heart.of(environ, comm.rank) as heart, place.presence:
+        phases = _phases(config, comm, heart)
+        return _train(_filled(config, place, phases, heart), stop, phases, heart, environ)
 
 
 def precompute(config: TrainConfig, comm: Comm, environ: Mapping[str, str]) -> int:
     """Fills the cache with what such a training needs; returns the exit status, 0."""
-    place = runs.place(config, comm, environ)
-    with runs.failures_told(place.meeting), Heart.of(environ, comm.rank) as heart, place.presence:
-        phases = _phases(config, heart)
+    place = meet(config, comm, environ)
+    with failures_told(place.meeting), Heart.of(environ, comm.rank) as heart, place.presence:
+        phases = _phases(config, comm, heart)
         _filled(config, place, phases, heart, trains=False)
-        _tell_phases(phases, config)
+        _tell_phases(phases, config, None)
     return 0
 
 
@@ -76,12 +95,13 @@ def _filled(config: TrainConfig, place: Place, phases: Phases, heart: Heart, *,
     return run
 
 
-def _train(run: Run, stop: StopRequest, phases: Phases, heart: Heart) -> int:
-    config, comm, meeting = run.config, run.comm, run.meeting
+def _train(run: Run, stop: StopRequest, phases: Phases, heart: Heart,
+           environ: Mapping[str, str]) -> int:  # fmt: skip
+    config, comm, meeting, trace = run.config, run.comm, run.meeting, phases.trace
     with phases("load the models"):
         models = trained.load(run)
         adapter = Adapter(models.models, seed=run.seed)
-        step = _step(run, adapter)
+        step = _step(run, adapter, trace)
         first = checkpoint.restore(run.resumed, adapter, step) if run.resumed else 0
         meeting.at("loaded")
         _prove_agreement(comm, adapter)
@@ -96,23 +116,28 @@ def _train(run: Run, stop: StopRequest, phases: Phases, heart: Heart) -> int:
         debug.show_batch(run, source, [some for some in (run.examples, run.class_examples) if some])
 
     with Trackers(run, first) as trackers, stop.noted():
-        with phases("compile" if step.mode == "graph" else "first forward"):
-            lora.seed_dropout(run.seed, first, comm.rank)
-            for update in trained.one_of_each_size(run, first):
-                step.prepare(batches_of(update)[0])
-            meeting.at("compiled")
-            heart.begin()
+        lora.seed_dropout(run.seed, first, comm.rank)
+        if step.mode == "graph":
+            with phases("compile"):
+                sizes = [batches_of(update)[0] for update in trained.one_of_each_size(run, first)]
+                compile_cache.prepare(run, step, sizes, environ)
+                meeting.at("compiled")
+        heart.begin()
         done, stopped, made = first, False, None
         with (
             Metrics(run, first) as metrics,
             Progress(
                 "update", run.updates, unit="update", done=first, show=comm.rank == 0, heart=heart
             ) as bar,
-            Prefetch(batches_of, range(first, run.updates)) as feed,
+            Prefetch(trace.calls("assemble", batches_of), range(first, run.updates)) as feed,
+            _device_profile(run) as profile,
         ):
-            for update, batches in enumerate(feed, start=first):
+            began = time.perf_counter()
+            for update, batches in enumerate(trace.waits(feed, first), start=first):
                 with phases("updates"):
                     result, figures = _settle(run, step, update, factor(update), batches, stop)
+                figures["seconds"] = round(time.perf_counter() - began, 4)
+                profile.step()
                 stopped = result.stop
                 if result.applied:
                     done = update + 1
@@ -127,6 +152,7 @@ def _train(run: Run, stop: StopRequest, phases: Phases, heart: Heart) -> int:
                 if done < run.updates and validation.due(update, done):
                     with phases("validation pictures"), _as_used(run, step):
                         trackers.pictures(validation.make(done))
+                began = time.perf_counter()
             finished = done == run.updates
             if finished:
                 _export(run, adapter, step)
@@ -140,18 +166,28 @@ def _train(run: Run, stop: StopRequest, phases: Phases, heart: Heart) -> int:
             log.info("Stopped on request after %d updates. To go on, give the same command again "
                      "with --resume_from_checkpoint latest.", done)  # fmt: skip
         meeting.at("end")
-    _tell_phases(phases, config)
+    _tell_phases(phases, config, run.output)
     return STATUS if not finished else int(not uploaded)
 
 
-def _phases(config: TrainConfig, heart: Heart) -> Phases:
-    measured = config.run.profile or config.run.debug
-    return Phases(memory.meters() if measured else (), heart)
+def _phases(config: TrainConfig, comm: Comm, heart: Heart) -> Phases:
+    if not (config.run.profile or config.run.debug):
+        return Phases(heart=heart)
+    asynchronous = ms.get_context("device_target") == "Ascend" and not config.run.debug
+    return Phases(memory.meters(), heart, Recording(comm.rank, asynchronous=asynchronous))
 
 
-def _tell_phases(phases: Phases, config: TrainConfig) -> None:
+def _device_profile(run: Run) -> AbstractContextManager[DeviceProfile]:
+    target = ms.get_context("device_target") if run.config.run.profile else ""
+    return device_profile(target, run.output / PROFILE / "ascend")
+
+
+def _tell_phases(phases: Phases, config: TrainConfig, output: Path | None) -> None:
+    """output: the folder for the trace, where updates were done."""
     if config.run.profile or config.run.debug:
         log.info("Phases:\n%s", phases.table())
+        if output:
+            phases.trace.write(output / PROFILE)
 
 
 def _export(run: Run, adapter: Adapter, step: Step) -> None:
@@ -193,7 +229,6 @@ def _as_used(run: Run, step: Step) -> Iterator[None]:
 def _settle(run: Run, step: Step, update: int, factor: float, batches: list[Batch],
             stop: StopRequest) -> tuple[Result, dict[str, float]]:  # fmt: skip
     """One update, repeated at half the loss scale as long as it overflows, and its figures."""
-    began = time.perf_counter()
     skipped = 0
     while True:
         result = step(update, factor, batches, stop=stop.asked)
@@ -206,7 +241,6 @@ def _settle(run: Run, step: Step, update: int, factor: float, batches: list[Batc
                 "loss_scale": result.scale,
                 "skipped": skipped,
                 "collectives": result.collectives,
-                "seconds": round(time.perf_counter() - began, 4),
             }
         skipped += 1
         if step.scale.value < 1:
@@ -235,7 +269,7 @@ def _never_finite(run: Run, step: Step, update: int, scale: float, batches: list
     )
 
 
-def _step(run: Run, adapter: Adapter) -> Step:
+def _step(run: Run, adapter: Adapter, trace: Trace) -> Step:
     options, decay = run.config.run, run.config.adapter.ema_decay
     return Step(
         adapter,
@@ -247,6 +281,7 @@ def _step(run: Run, adapter: Adapter) -> Step:
         mode="pynative" if options.debug else options.mode,
         scale=LossScale(),
         average=None if decay is None else Ema(adapter, decay),
+        trace=trace,
     )
 
 

@@ -13,13 +13,15 @@ Method: LoRA, https://arxiv.org/abs/2106.09685.
 
 from __future__ import annotations
 
+import functools
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import mindspore as ms
 import numpy as np
-from mindspore import Parameter, Tensor, nn, ops
+from mindspore import Parameter, Tensor, mint, nn, ops
 
 # Which layers get an adapter, by model.
 TARGETS = {
@@ -148,7 +150,7 @@ def inject(
     )
     inject_adapter_in_model(config, model)
     for layer in model.cells():
-        _keep_dtype(layer)
+        _simplify(layer)
 
 
 def drop(models: Mapping[str, nn.Cell], *, on: bool) -> None:
@@ -175,23 +177,37 @@ class Projection(nn.Cell):
     def __init__(self, weight: Parameter) -> None:
         super().__init__()
         self.weight = weight
-        self.dense = ops.Dense()
 
     def construct(self, x: Tensor) -> Tensor:
-        return self.dense(x, ops.cast(self.weight, x.dtype), None)
+        return mint.nn.functional.linear(x, ops.cast(self.weight, x.dtype))
 
 
-def _keep_dtype(cell: nn.Cell) -> None:
-    """Puts a Projection in the place of each LoRA matrix below `cell`."""
+def _simplify(cell: nn.Cell) -> None:
+    """Puts a Projection in the place of each LoRA matrix below `cell`, and takes out of its layer
+    what does nothing here: two multiplications by 1 a layer, and casts."""
     from mindone.peft.tuners.lora import LoraLayer
 
     if isinstance(cell, LoraLayer):
-        cell.cast_input_dtype_enabled = False
         for matrices in (cell.lora_A, cell.lora_B):
             matrices["default"] = Projection(matrices["default"].weight)
+        cell.__class__ = _layer_class(cell.__class__)
         return
     for inner in cell.cells():
-        _keep_dtype(inner)
+        _simplify(inner)
+
+
+@functools.cache
+def _layer_class(of_peft: Hashable) -> Any:
+    base: Any = of_peft
+
+    class Linear(base):
+        """W x + B (A x): peft's layer with one adapter of scale 1."""
+
+        def construct(self, x: Tensor) -> Tensor:
+            low = self.lora_A["default"](self.lora_dropout["default"](x))
+            return self.base_layer(x) + self.lora_B["default"](low)
+
+    return Linear
 
 
 def _initial(piece: Piece, seed: int) -> np.ndarray:

@@ -1,8 +1,10 @@
 """What the optimizers share on one flat vector, and AdamW. Prodigy is in prodigy.py.
 
 An optimizer is a cell: it takes the summed gradients as they come off the wire and does all the
-rest of an update in a few operators over the whole vector: unscale, judge, clip, moments, write.
-Nothing is read on the host; knobs go in, and a handful of figures comes out.
+rest of an update in a few operators over the whole vector: unscale, judge, clip, moments. It
+changes nothing itself, so it can be compiled without taking parameters into its graph: the master
+and the state go in and come out, and `advance` keeps what came out. Nothing is read on the host;
+knobs go in, and a handful of figures comes out.
 
 Method: decoupled weight decay, https://arxiv.org/abs/1711.05101, with the bias correction of
 https://arxiv.org/abs/1412.6980, in the order of operations of torch.optim.AdamW. (MindSpore's
@@ -12,12 +14,14 @@ nn.AdamWeightDecay has no bias correction: its first updates are up to three tim
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, mint, nn, ops
+
+from . import device
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,13 +37,14 @@ class Segment:
 
 
 class Optimizer(nn.Cell):
-    """An optimizer of `master` (P,), fp32: called with the reduced wire and `knobs()`.
+    """An optimizer of `master` (P,), fp32: `advance` takes the reduced wire and `knobs()`.
 
-    wire (P + 2,): gradients, loss, stop request. Nothing is changed where an element of it reached
-    `limit` or is no number: it overflowed. max_grad_norm: for the norm over all segments.
+    wire (P + 2,): gradients, loss, stop request. Where an element of it reached `limit` or is no
+    number, it overflowed, and the values come out as they went in. max_grad_norm: for the norm over
+    all segments.
     """
 
-    STATE: tuple[str, ...]  # the names of the parameters that a checkpoint keeps, but the master
+    STATE: tuple[str, ...]  # what a checkpoint keeps beside the master, in the order of construct's
 
     def __init__(self, master: Parameter, *, segments: Sequence[Segment],
                  betas: tuple[float, float], epsilon: float, max_grad_norm: float,
@@ -49,9 +54,12 @@ class Optimizer(nn.Cell):
         assert stops == sorted(set(stops))
         assert stops[-1] == master.size
         self.master = master
+        self._state: dict[str, Tensor] = {}
         self.segments = tuple(segments)
         self.spans = tuple(zip([0, *stops[:-1]], stops, strict=True))
+        self.sizes = tuple(end - begin for begin, end in self.spans)
         self.beta1, self.beta2 = betas
+        self.rest1, self.rest2 = 1 - self.beta1, 1 - self.beta2  # a graph would take this in fp32
         self.epsilon = epsilon
         self.max_grad_norm = max_grad_norm
         self.limit = limit
@@ -63,19 +71,23 @@ class Optimizer(nn.Cell):
         """
         raise NotImplementedError
 
+    def advance(self, wire: Tensor, knobs: Tensor, *, mode: str) -> Tensor:
+        """The update itself, compiled or not; returns the figures."""
+        before = (self._state[name] for name in self.STATE)
+        with device.mode(mode):
+            figures, master, *state = self(wire, knobs, self.master, *before)
+        ops.assign(self.master, master)  # this alone is seen through the adapter's views of it
+        self._state = dict(zip(self.STATE, state, strict=True))
+        return figures
+
     def state(self) -> dict[str, np.ndarray]:
         """What a checkpoint keeps beside the master, on the host."""
         # Copies: on a CPU, asnumpy() may share memory that the next update writes to.
-        return {name: getattr(self, name).asnumpy().copy() for name in self.STATE}
+        return {name: value.asnumpy().copy() for name, value in self._state.items()}
 
     def load(self, state: Mapping[str, np.ndarray]) -> None:
         """Puts back what `state()` gave."""
-        for name in self.STATE:
-            ops.assign(getattr(self, name), Tensor(state[name]))
-
-    def new(self, name: str, values: np.ndarray) -> Parameter:
-        """A part of the state."""
-        return Parameter(Tensor(values.astype(np.float32)), name=name, requires_grad=False)
+        self._state = {name: Tensor(np.asarray(state[name], np.float32)) for name in self.STATE}
 
     def read(self, wire: Tensor, unscale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The gradients (P,), unscaled and clipped; whether all is sound; the figures.
@@ -84,27 +96,29 @@ class Optimizer(nn.Cell):
         """
         wire = ops.cast(wire, ms.float32)
         sound = ops.all(ops.less(ops.abs(wire), self.limit))
-        size = self.master.size
-        g = wire[:size] * unscale
+        g, loss, stops = mint.split(wire, (self.spans[-1][1], 1, 1))
+        g = g * unscale
         norm = ops.sqrt(ops.sum(ops.square(g)))
         g = g * ops.minimum(self.max_grad_norm / (norm + 1e-6), ops.ones_like(norm))
-        figures = ops.stack((wire[size], norm, ops.cast(sound, ms.float32), wire[size + 1]))
+        applied = ops.cast(sound, ms.float32)
+        figures = ops.concat((loss, norm.reshape(1), applied.reshape(1), stops))
         return g, sound, figures
 
-    def by_segment(self, part: Callable[[int, slice], Tensor]) -> Tensor:
-        """(P,): what `part` gives for each segment, from its number and its place in the vector.
+    def parts(self, vector: Tensor) -> tuple[Tensor, ...]:
+        """That of each segment: so a segment's constants need no vectors of their own."""
+        return (vector,) if len(self.spans) == 1 else mint.split(vector, self.sizes)
 
-        So a segment's constants stay single numbers, and need no vectors of their own.
-        """
-        parts = [part(i, slice(*span)) for i, span in enumerate(self.spans)]
-        return parts[0] if len(parts) == 1 else ops.concat(parts)
+    def kept(self, when: Tensor, new: tuple[Tensor, ...], old: tuple[Tensor, ...]) -> tuple:
+        """The new values where `when` is true, else the old ones."""
+        chosen: tuple[Tensor, ...] = ()
+        for one, other in zip(new, old):  # noqa: B905 (graphs know no strict)
+            chosen += (mint.where(when, one, other),)
+        return chosen
 
-    def write(self, when: Tensor, **values: Tensor) -> None:
-        """Writes parameters by name, where `when` is true; otherwise they keep what they have."""
-        for name, value in values.items():
-            parameter = getattr(self, name)
-            # ops.assign alone is seen through the adapter's views of the master.
-            ops.assign(parameter, mint.where(when, value, parameter))
+
+def joined(parts: tuple[Tensor, ...]) -> Tensor:
+    """(P,), of one part for each segment."""
+    return parts[0] if len(parts) == 1 else ops.concat(parts)
 
 
 class AdamW(Optimizer):
@@ -118,8 +132,7 @@ class AdamW(Optimizer):
         super().__init__(master, segments=segments, betas=betas, epsilon=epsilon,
                          max_grad_norm=max_grad_norm, limit=limit)  # fmt: skip
         zeros = np.zeros(master.shape)
-        self.m = self.new("adamw_m", zeros)
-        self.v = self.new("adamw_v", zeros)
+        self.load({"m": zeros, "v": zeros})
 
     def knobs(self, *, update: int, factor: float, scale: float) -> Tensor:
         """1 / scale, the second moment's correction, and of each segment: decay, step size.
@@ -134,14 +147,16 @@ class AdamW(Optimizer):
             found += [1 - rate * segment.weight_decay, rate / (1 - self.beta1**t)]
         return Tensor(np.array(found, np.float32))
 
-    def construct(self, wire: Tensor, knobs: Tensor) -> Tensor:
-        """Returns (4,) fp32: loss, gradient norm before clipping, 1 if applied, stops asked for."""
+    def construct(self, wire: Tensor, knobs: Tensor, master: Tensor, m: Tensor, v: Tensor) -> tuple:
+        """Returns (4,) fp32: loss, gradient norm before clipping, 1 if applied, stops asked for;
+        and the values."""
         g, sound, figures = self.read(wire, knobs[0])
-        m = self.beta1 * self.m + (1 - self.beta1) * g
-        v = self.beta2 * self.v + (1 - self.beta2) * ops.square(g)
-        step = m / (ops.sqrt(v) / knobs[1] + self.epsilon)
-        master = self.by_segment(
-            lambda i, at: knobs[2 + 2 * i] * self.master[at] - knobs[3 + 2 * i] * step[at]
-        )
-        self.write(sound, master=master, m=m, v=v)
-        return figures
+        new_m = self.beta1 * m + self.rest1 * g
+        new_v = self.beta2 * v + self.rest2 * ops.square(g)
+        step = new_m / (ops.sqrt(new_v) / knobs[1] + self.epsilon)
+        parts: tuple[Tensor, ...] = ()
+        masters, steps = self.parts(master), self.parts(step)
+        for i in range(len(self.spans)):
+            parts += (knobs[2 + 2 * i] * masters[i] - knobs[3 + 2 * i] * steps[i],)
+        found = self.kept(sound, (joined(parts), new_m, new_v), (master, m, v))
+        return (figures,) + found  # noqa: RUF005 (a graph)

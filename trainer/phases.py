@@ -1,7 +1,7 @@
 """The phases of a run: how long each takes, and what memory it leaves behind and needs at its most.
 
-`loop.py` times each phase with `with phases("name"):`; the table is for --profile and --debug, and
-the heartbeat tells the launcher each phase as it begins.
+`loop.py` times each phase with `with phases("name"):`; the table is for --profile and --debug, the
+trace has a span of each, and the heartbeat tells the launcher each phase as it begins.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from .heartbeat import Heart
 from .memory import Meter
+from .trace import Trace
 
 
 @dataclass
@@ -26,10 +27,19 @@ class Phase:
 
 
 class Phases:
-    """One phase at a time, by name, in the order of their first use; a phase may come again."""
+    """One phase at a time, by name, in the order of their first use; a phase may come again.
 
-    def __init__(self, meters: Sequence[Meter] = (), heart: Heart | None = None) -> None:
+    trace: of the phases, and of what those who look closer put into it.
+    """
+
+    def __init__(
+        self,
+        meters: Sequence[Meter] = (),
+        heart: Heart | None = None,
+        trace: Trace | None = None,
+    ) -> None:
         self.phases: dict[str, Phase] = {}
+        self.trace = trace or Trace()
         self._meters = meters
         self._heart = heart or Heart()
 
@@ -41,7 +51,8 @@ class Phases:
             meter.reset()
         began = time.perf_counter()
         try:
-            yield
+            with self.trace.span(name):
+                yield
         finally:
             phase = self.phases.setdefault(name, Phase())
             phase.seconds += time.perf_counter() - began
@@ -52,7 +63,10 @@ class Phases:
                 phase.peak[meter.name] = max(peak, phase.peak.get(meter.name, 0))
 
     def table(self) -> str:
-        """A line a phase. Memory in GB: at the phase's end, and the most that it needed."""
+        """A line a phase, and below them the trace's table of what updates are made of.
+
+        Memory in GB: at the phase's end, and the most that it needed.
+        """
         columns = [
             (f"{meter.name} {which}", meter.name, which)
             for meter in self._meters
@@ -67,4 +81,5 @@ class Phases:
                 size = (phase.resident if which == "end" else phase.peak)[meter]
                 line += f"{size / 1e9:>{len(head) + 5}.2f}"
             lines.append(line)
-        return "\n".join(lines)
+        inside = self.trace.table()
+        return "\n".join([*lines, inside] if inside else lines)

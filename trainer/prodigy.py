@@ -22,7 +22,7 @@ from collections.abc import Sequence
 import numpy as np
 from mindspore import Parameter, Tensor, ops
 
-from .optimizer import Optimizer, Segment
+from .optimizer import Optimizer, Segment, joined
 
 D0 = 1e-6  # the first d
 
@@ -45,54 +45,63 @@ class Prodigy(Optimizer):
                          max_grad_norm=max_grad_norm, limit=limit)  # fmt: skip
         assert len({segment.rate for segment in segments}) == 1
         self.beta3 = math.sqrt(self.beta2) if beta3 is None else beta3
+        self.decays = tuple(segment.weight_decay for segment in segments)
         self.decouple = decouple
         self.use_bias_correction = use_bias_correction
         self.safeguard_warmup = safeguard_warmup
         zeros = np.zeros(master.shape)
-        self.m = self.new("prodigy_m", zeros)
-        self.v = self.new("prodigy_v", zeros)
-        self.s = self.new("prodigy_s", zeros)
-        self.p0 = self.new("prodigy_p0", master.asnumpy())
-        # d, the numerator, and the bias corrections 1 - beta^k of m and of v.
-        self.scalars = self.new("prodigy_scalars", np.array([D0, 0, 0, 0]))
+        # scalars: d, the numerator, and the bias corrections 1 - beta^k of m and of v.
+        self.load(
+            {
+                "m": zeros,
+                "v": zeros,
+                "s": zeros,
+                "p0": master.asnumpy().copy(),
+                "scalars": np.array([D0, 0, 0, 0]),
+            }
+        )
 
     def knobs(self, *, update: int, factor: float, scale: float) -> Tensor:
         """1 / scale, and the rate."""
         return Tensor(np.array([1 / scale, factor * self.segments[0].rate], np.float32))
 
-    def construct(self, wire: Tensor, knobs: Tensor) -> Tensor:
-        """Returns (5,) fp32: what AdamW returns, and d."""
+    def construct(self, wire: Tensor, knobs: Tensor, master: Tensor, m: Tensor, v: Tensor,
+                  s: Tensor, p0: Tensor, scalars: Tensor) -> tuple:  # fmt: skip
+        """Returns (5,) fp32: what AdamW returns, and d; and the values."""
         g, sound, figures = self.read(wire, knobs[0])
         rate = knobs[1]
-        d, numerator, correction1, correction2 = (self.scalars[i] for i in range(4))
+        d, numerator, correction1, correction2 = scalars[0], scalars[1], scalars[2], scalars[3]
         # 1 - beta^k from the one before it: in fp32, the power itself would lose most digits.
-        correction1 = correction1 + (1 - self.beta1) * (1 - correction1)
-        correction2 = correction2 + (1 - self.beta2) * (1 - correction2)
+        correction1 = correction1 + self.rest1 * (1 - correction1)
+        correction2 = correction2 + self.rest2 * (1 - correction2)
         step_size = d * rate
         if self.use_bias_correction:
             step_size = step_size * ops.sqrt(correction2) / correction1
         if not self.decouple:
-            g = self.by_segment(
-                lambda i, at: g[at] + self.segments[i].weight_decay * self.master[at]
-            )
-        m = self.beta1 * self.m + (1 - self.beta1) * d * g
-        v = self.beta2 * self.v + (1 - self.beta2) * d * d * ops.square(g)
-        s = self.beta3 * self.s + d / D0 * (d if self.safeguard_warmup else step_size) * g
-        ahead = ops.sum(g * (self.p0 - self.master))
+            g = g + self.decay(master)
+        new_m = self.beta1 * m + self.rest1 * d * g
+        new_v = self.beta2 * v + self.rest2 * d * d * ops.square(g)
+        new_s = self.beta3 * s + d / D0 * (d if self.safeguard_warmup else step_size) * g
+        ahead = ops.sum(g * (p0 - master))
         numerator = self.beta3 * numerator + d / D0 * step_size * ahead
-        denominator = ops.sum(ops.abs(s))
+        denominator = ops.sum(ops.abs(new_s))
         new_d = ops.maximum(d, numerator / denominator)
 
-        step = step_size * m / (ops.sqrt(v) + new_d * self.epsilon)
-        master = self.master
-        if self.decouple:
-            master = self.by_segment(
-                lambda i, at: (
-                    self.master[at] - self.segments[i].weight_decay * step_size * self.master[at]
-                )
-            )
+        step = step_size * new_m / (ops.sqrt(new_v) + new_d * self.epsilon)
+        new = master - step_size * self.decay(master) if self.decouple else master
+        new = new - step
         # Nothing moves either before the first gradient that is not 0, or where the rate is 0.
         moves = ops.logical_and(sound, ops.logical_and(denominator > 0, rate > 0))
-        scalars = ops.stack((new_d, numerator, correction1, correction2))
-        self.write(moves, master=master - step, m=m, v=v, s=s, scalars=scalars)
-        return ops.concat((figures, self.scalars[:1]))
+        scalars_then = ops.stack((new_d, numerator, correction1, correction2))
+        found = self.kept(
+            moves, (new, new_m, new_v, new_s, p0, scalars_then), (master, m, v, s, p0, scalars)
+        )
+        return (ops.concat((figures, found[-1][:1])),) + found  # noqa: RUF005 (a graph)
+
+    def decay(self, master: Tensor) -> Tensor:
+        """Each segment times its weight decay."""
+        parts: tuple[Tensor, ...] = ()
+        masters = self.parts(master)
+        for i in range(len(self.decays)):
+            parts += (self.decays[i] * masters[i],)
+        return joined(parts)

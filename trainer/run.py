@@ -1,7 +1,8 @@
 """What a run is: found out and checked before anything large is loaded.
 
-All ranks come to the same `Run`, each by itself; only drawn numbers are communicated. Errors here
-are the user's to put right (ConfigError, DataError) and leave nothing behind.
+All ranks come to the same `Run`, each by itself: they only tell one another who shares the cache,
+and what digests and sizes pictures have. Errors here are the user's to put right (ConfigError,
+DataError) and leave nothing behind.
 u counts updates from 0; G is the number of samples of an update, over all ranks.
 """
 
@@ -12,21 +13,16 @@ import dataclasses
 import functools
 import logging
 import os
-import secrets
-import socket
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import mindspore as ms
-import numpy as np
 
-from mindbooth.data import class_images, examples, hub_dataset, needs, pictures, scope, stream
-from mindbooth.data.cache import Store, default_root
+from mindbooth.data import class_images, examples, hub_dataset, needs, pictures, stream
+from mindbooth.data.cache import Store
 from mindbooth.data.digests import WeightDigests
-from mindbooth.data.errors import DataError, RankFailed, RankStopped
 from mindbooth.data.examples import Example, Listing
 from mindbooth.data.meeting import Meeting
 from mindbooth.data.pictures import Picture
@@ -39,6 +35,7 @@ from .config import ConfigError, TrainConfig
 from .device import Comm
 from .needed import Needed
 from .objective import Objectives
+from .place import Place
 from .report import Progress
 from .sdxl import Model
 
@@ -81,21 +78,6 @@ class Batching:
             accumulation=self.accumulation,
             world_size=self.world_size,
         )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Place:
-    """Where a run's ranks meet, and what they keep their entries in.
-
-    presence: tells others who use the cache that this rank is at work. drawn: a seed, the same on
-    all ranks.
-    """
-
-    comm: Comm
-    meeting: Meeting
-    store: Store
-    presence: Presence
-    drawn: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,48 +142,6 @@ class Run:
             needs.write(self.output / needs.KEYS, self.needed.keys)
 
 
-def place(config: TrainConfig, comm: Comm, environ: Mapping[str, str]) -> Place:
-    """Opens the ranks' meeting, and finds the cache. Ranks have just joined their group: later, one
-    may still download what another one has, for longer than a collective waits."""
-    data = config.data
-    root = Path(data.latent_cache_dir).expanduser() if data.latent_cache_dir else None
-    root = root or default_root(environ)
-    below = [Path(folder).expanduser() for folder in data.latent_cache_readonly or ()]
-    meeting = _meeting(comm, environ.get("MS_SCHED_HOST"))
-    drawn = comm.agree(secrets.randbelow(2**24))
-    presence = Presence(root)
-    store = Store(root, below=below, writer=presence.id)
-    return Place(comm=comm, meeting=meeting, store=store, presence=presence, drawn=drawn)
-
-
-def _meeting(comm: Comm, scheduler: str | None) -> Meeting:
-    if comm.size == 1:
-        return Meeting.alone()
-    mine = Meeting.host(comm.size, scheduler=scheduler) if comm.rank == 0 else None
-    invitation = np.zeros(Meeting.INVITATION, np.float32)
-    if mine:
-        invitation[:] = mine.invitation
-    told = [int(number) for number in comm.sum(invitation)]
-    return mine or Meeting.join(told, comm.rank, comm.size)
-
-
-@contextlib.contextmanager
-def failures_told(meeting: Meeting) -> Iterator[None]:
-    """A rank that gives up inside is noticed by those who wait for it."""
-    try:
-        yield
-    except BaseException as err:
-        kind: type[Exception] = RankFailed
-        if isinstance(err, (ConfigError, DataError)):
-            kind = DataError
-        elif isinstance(err, SystemExit):
-            kind = RankStopped
-        meeting.fail(str(err), error=kind)
-        raise
-    finally:
-        meeting.close()
-
-
 def look(config: TrainConfig, place: Place, *, trains: bool = True) -> Run:
     """Looks at model, pictures, checkpoint and output folder, and leaves no trace of that.
 
@@ -221,7 +161,7 @@ def look(config: TrainConfig, place: Place, *, trains: bool = True) -> Run:
     if config.prior.with_prior_preservation:
         _check_class_folder(config)
         examples_an_epoch = max(examples_an_epoch, config.prior.num_class_images)
-    group = _group(place, config.data.cache_scope)
+    group = place.group(config.data.cache_scope)
     run = Run(
         config=config,
         comm=comm,
@@ -338,22 +278,6 @@ def _check_class_folder(config: TrainConfig) -> None:
     class_images.check(
         config.prior.folder, instance=Path(instance).expanduser() if instance else None
     )
-
-
-def _group(place: Place, how: Literal["auto", "shared", "host"]) -> tuple[int, ...]:
-    """The ranks that fill one cache folder together with this one."""
-    comm, root = place.comm, place.store.root
-    group = scope.find(
-        root, place.meeting, rank=comm.rank, size=comm.size, host=socket.gethostname(), scope=how
-    )
-    told = how == "auto" and comm.rank == group[0] and os.access(root, os.W_OK)
-    if len(group) < comm.size and told:
-        log.warning(
-            "Not all ranks see one cache folder %s: ranks %s, on %s, encode everything for "
-            "themselves. With one on a shared disk (--latent_cache_dir) all would share the work.",
-            root, ", ".join(map(str, group)), socket.gethostname(),
-        )  # fmt: skip
-    return group
 
 
 def _needed(config: TrainConfig, model: Model, place: Place, group: Sequence[int],

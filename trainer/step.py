@@ -4,12 +4,12 @@
     + + +
     Pack: / (world size * accumulation), + stop request, cast -> wire }
     Comm.all_reduce(wire)                                             } once an update
-    optimizer: unscale, judge, clip, update the master                }
+    optimizer: unscale, judge, clip, the new master                   }
 
 The loss is always scaled, in fp32 training too: small gradients would vanish in the fp16 wire.
 The verdict is taken after the all-reduce, so every rank has the same one. An update that
 overflowed changes nothing on any rank; the caller repeats it with the same samples, at half scale.
-Only Forward is compiled in graph mode; the rest is a handful of operators over whole vectors.
+In graph mode Forward, Pack and the optimizer are a graph each.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from .device import Comm
 from .ema import Ema
 from .lora import Adapter
 from .optimizer import Optimizer
+from .trace import Trace
 
 WIRE = {"fp16": ms.float16, "fp32": ms.float32}
 LIMIT = {"fp16": 65504.0, "fp32": 3.0e38}  # chips that saturate stop at the greatest number
@@ -87,10 +88,15 @@ class Forward(nn.Cell):
         (_, loss), gradients = self.gradients(
             noisy, timesteps, target, weight, time_ids, scale, *text
         )
-        parts: tuple[Tensor, ...] = ()
-        for gradient in gradients:
-            parts += (ops.cast(gradient.reshape(-1), ms.float32),)
-        return ops.concat((*parts, loss.reshape(1)))
+        return flatten(gradients, loss)
+
+
+def flatten(gradients, loss):
+    """(P + 1,) fp32, inside a graph: all gradients behind each other, and the loss."""
+    parts: tuple[Tensor, ...] = ()
+    for gradient in gradients:
+        parts += (ops.cast(gradient.reshape(-1), ms.float32),)
+    return ops.concat((*parts, loss.reshape(1)))
 
 
 class _Encoded(nn.Cell):
@@ -156,7 +162,7 @@ class Step:
 
     def __init__(self, adapter: Adapter, optimizer: Optimizer, comm: Comm, *, accumulation: int,
                  dtype: ms.Type, wire: str, mode: str, scale: LossScale,
-                 average: Ema | None = None) -> None:  # fmt: skip
+                 average: Ema | None = None, trace: Trace | None = None) -> None:  # fmt: skip
         self.forward = Forward(adapter, dtype)
         self.pack = Pack(1.0 / (comm.size * accumulation), WIRE[wire])
         self.adapter = adapter
@@ -165,6 +171,7 @@ class Step:
         self.mode = mode
         self.scale = scale
         self.average = average
+        self.trace = trace or Trace()
 
     def prepare(self, batch: Batch) -> None:
         """Compiles what is compiled, by a forward and backward that changes nothing."""
@@ -174,23 +181,30 @@ class Step:
     def __call__(
         self, update: int, factor: float, batches: Sequence[Batch], *, stop: bool
     ) -> Result:
-        scale = self.scale.value
+        scale, span = self.scale.value, self.trace.span
         scale_input = Tensor(scale, ms.float32)
         total = None
         for batch in batches:
-            with device.mode(self.mode):
-                flat = self.forward(*inputs(batch, scale_input))
-            total = flat if total is None else total + flat
-        wire = self.pack(total, Tensor(np.array([float(stop)], np.float32)))
+            with span("forward, backward", update):
+                with device.mode(self.mode):
+                    flat = self.forward(*inputs(batch, scale_input))
+                total = flat if total is None else total + flat
+        with span("pack", update), device.mode(self.mode):
+            wire = self.pack(total, Tensor(np.array([float(stop)], np.float32)))
         before = self.comm.collectives
-        wire = self.comm.all_reduce(wire)
+        with span("all-reduce", update):
+            wire = self.comm.all_reduce(wire)
         collectives = self.comm.collectives - before
-        knobs = self.optimizer.knobs(update=update, factor=factor, scale=scale)
-        # The only place where the host waits for the device.
-        loss, norm, applied, stops, *more = self.optimizer(wire, knobs).asnumpy().tolist()
-        self.adapter.written()
+        with span("optimizer", update):
+            knobs = self.optimizer.knobs(update=update, factor=factor, scale=scale)
+            figures = self.optimizer.advance(wire, knobs, mode=self.mode)
+            # The only place where the host waits for the device.
+            loss, norm, applied, stops, *more = figures.asnumpy().tolist()
+        with span("write views", update):
+            self.adapter.written()
         if self.average and applied:
-            self.average.update(update + 1)
+            with span("average", update):
+                self.average.update(update + 1)
         self.scale.learn(applied > 0)
         return Result(
             loss=loss,

@@ -10,13 +10,15 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import jobs
 import numpy as np
 import pytest
+from entries import damages
 from jobs import Flags, Job
+from PIL import Image
 
 UPDATES = 4
 ENTRIES = 11  # five pictures, flipped and not, and a prompt
@@ -109,22 +111,31 @@ def test_ranks_of_a_host_scope_fill_a_cache_alone(given: Given, tmp_path: Path) 
     assert encoded(job) == ENTRIES
 
 
-def test_damage_is_told_and_encoded_again(given: Given, tmp_path: Path) -> None:
-    cache = Path(shutil.copytree(given.cache, tmp_path / "cache"))
-    first, second, third, fourth = entries(cache)[:4]
-    content = bytearray(first.read_bytes())
-    content[-5] ^= 1
-    first.write_bytes(content)
-    second.write_bytes(second.read_bytes()[:-7])
-    third.write_bytes(b"")
-    fourth.unlink()
-    fourth.mkdir()
-    job = jobs.run([*jobs.MINDBOOTH, "train", *given.flags(latent_cache_dir=cache)], tmp_path)
+def test_a_hundred_damages_are_told_and_encoded_again(given: Given, tmp_path: Path) -> None:
+    """Each entry of a cache is damaged in another way; the training is as with a sound one."""
+    many = damages()
+    for number in range(len(many)):
+        picture = Image.effect_noise((64, 64), 20 + number).convert("RGB")
+        (tmp_path / "pictures").mkdir(exist_ok=True)
+        picture.save(tmp_path / "pictures" / f"{number:03d}.png")
+    flags = replace(given, pictures=tmp_path / "pictures").flags(
+        latent_cache_dir="cache", random_flip=None, resolution=64, train_batch_size=len(many) // 4
+    )  # four updates see every picture
+    command = [*jobs.MINDBOOTH, "train", *flags]
+    sound = jobs.run(command, tmp_path)
+    assert sound.process.returncode == 0, sound.told
+    straight = jobs.adapter(tmp_path / "out")
+
+    latents = [path for path in entries(tmp_path / "cache") if b"mean" in path.read_bytes()[:2000]]
+    for path, damage in zip(latents, many.values(), strict=True):
+        damage(path)
+    job = jobs.run(command, tmp_path)
     assert job.process.returncode == 0, job.told
-    assert encoded(job) == 4
-    for damaged in (first, second, third, fourth):
-        assert f"{damaged} is damaged" in job.told
-    assert np.array_equal(jobs.adapter(tmp_path / "out"), given.straight)
+    assert encoded(job) == len(many)
+    missed = [name for path, name in zip(latents, many, strict=True)
+              if f"{path.relative_to(tmp_path)} is damaged" not in job.err + job.out]  # fmt: skip
+    assert set(missed) <= {"a link to nothing"}
+    assert np.array_equal(jobs.adapter(tmp_path / "out"), straight)
 
 
 @pytest.mark.parametrize("mode", ["pynative", "graph"])

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 UPDATES = 40
 QUIET_SECONDS = 2.0  # well below the 30 s after which a collective on CPU gives up
 STACKS = "(most recent call first)"
+OUTERMOST = "in _run_module_as_main"  # of the main thread, whose stack is the last to be written
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +68,7 @@ def story(tiny_pipeline: Path, mini_sdxl: Path, tmp_path_factory: pytest.TempPat
         assert stall is not None
         for pid in pids.values():
             processes.send(pid, signal.SIGUSR2)
-        job.until(lambda: STACKS in logs[0].read_text())
+        job.until(lambda: OUTERMOST in logs[0].read_text())
         waiting = logs[0].read_text()
         processes.send(pids[1], signal.SIGCONT)
         status = job.end()

@@ -247,6 +247,7 @@ def test_sdxl_is_told_the_upright_size_of_a_photograph_and_where_it_is_cropped(
     from mindbooth.trainer import run
     from mindbooth.trainer.device import Comm
     from mindbooth.trainer.parse import parse
+    from mindbooth.trainer.place import meet
 
     config, _ = parse(
         jobs.training(
@@ -257,7 +258,7 @@ def test_sdxl_is_told_the_upright_size_of_a_photograph_and_where_it_is_cropped(
             latent_cache_dir=tmp_path / "cache",
         )
     )
-    seen = run.look(config, run.place(config, Comm(), {}))
+    seen = run.look(config, meet(config, Comm(), {}))
     corners = []
     for example, item in zip(seen.examples, seen.needed.items, strict=True):
         with Image.open(example.image) as photograph:

@@ -125,7 +125,7 @@ def wire(gradient: np.ndarray, *, loss: float = 0.25, stops: float = 0.0, dtype:
     return Tensor(flat.astype(dtype or np.float32))
 
 
-def follow(name: str, course: Arrays) -> tuple[np.ndarray, np.ndarray]:
+def follow(name: str, course: Arrays, mode: str) -> tuple[np.ndarray, np.ndarray]:
     """The masters (updates, P) after each update, and what the updates returned."""
     from mindbooth.trainer.rates import schedule
 
@@ -134,7 +134,7 @@ def follow(name: str, course: Arrays) -> tuple[np.ndarray, np.ndarray]:
     masters, figures = [], []
     for u in range(CASES[name]["schedule"]["updates"]):
         knobs = optimizer.knobs(update=u, factor=factor(u), scale=SCALE)
-        figures.append(optimizer(wire(course["gradients"][u]), knobs).asnumpy().copy())
+        figures.append(optimizer.advance(wire(course["gradients"][u]), knobs, mode=mode).asnumpy())
         masters.append(optimizer.master.asnumpy().copy())
     return np.stack(masters), np.stack(figures)
 
@@ -146,12 +146,17 @@ def apart(ours: np.ndarray, theirs: np.ndarray) -> float:
     return float((distance / length).max())
 
 
-@pytest.mark.parametrize("name", CASES)
+EACH = ("one segment", "three segments", next(iter(PRODIGY)))
+
+
+@pytest.mark.parametrize(
+    ("name", "mode"), [*((name, "pynative") for name in CASES), *((name, "graph") for name in EACH)]
+)
 def test_an_optimizer_moves_as_its_model_does(
-    name: str, cpu: object, course: Arrays, torch_answers: Arrays
+    name: str, mode: str, cpu: object, course: Arrays, torch_answers: Arrays
 ) -> None:
     i = list(CASES).index(name)
-    ours, figures = follow(name, course)
+    ours, figures = follow(name, course, mode)
     theirs, start = torch_answers[f"masters {i}"], course["start"]
     assert apart(ours, theirs) <= (1e-6 if name in ADAMW else 1e-5)
     half = len(theirs) // 2  # after it, the start is far enough for fp32 to tell how far
@@ -166,13 +171,10 @@ def test_an_optimizer_moves_as_its_model_does(
         assert d[-1] > 30 * d[0]
 
 
-EACH = ("one segment", "three segments", next(iter(PRODIGY)))
-
-
 def advance(optimizer: Any, course: Arrays, updates: range) -> None:
     for u in updates:
         knobs = optimizer.knobs(update=u, factor=1.0, scale=SCALE)
-        optimizer(wire(course["gradients"][u]), knobs)
+        optimizer.advance(wire(course["gradients"][u]), knobs, mode="graph")
 
 
 def everything(optimizer: Any) -> Arrays:
@@ -205,7 +207,8 @@ def test_an_overflow_changes_nothing(
     gradient = course["gradients"][4].copy()
     gradient[17] = poison
     knobs = optimizer.knobs(update=4, factor=1.0, scale=SCALE)
-    applied, stops = optimizer(wire(gradient, stops=1.0, dtype=dtype), knobs).asnumpy()[2:4]
+    poisoned = wire(gradient, stops=1.0, dtype=dtype)
+    applied, stops = optimizer.advance(poisoned, knobs, mode="graph").asnumpy()[2:4]
     assert (applied, stops) == (0, 1)
     assert all(same(before, everything(optimizer)).values())
 
@@ -217,7 +220,8 @@ def test_the_greatest_sound_gradient_is_applied(name: str, cpu: object, course: 
     gradient[17] = 65472.0 / SCALE  # the fp16 number below 65504
     before = everything(optimizer)
     knobs = optimizer.knobs(update=0, factor=1.0, scale=SCALE)
-    assert optimizer(wire(gradient, dtype=np.float16), knobs).asnumpy()[2] == 1
+    figures = optimizer.advance(wire(gradient, dtype=np.float16), knobs, mode="graph")
+    assert figures.asnumpy()[2] == 1
     after = same(before, everything(optimizer))
     assert {k for k in after if after[k]} == ({"p0"} if name in PRODIGY else set())
 

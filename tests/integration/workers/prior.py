@@ -14,14 +14,14 @@ from mindbooth.trainer import __main__ as trainer
 
 def fill(argv: list[str]) -> None:
     trainer.keep_torch_out()
-    from mindbooth.trainer import device, prior, report, run, sdxl
+    from mindbooth.trainer import device, place, prior, report, sdxl
     from mindbooth.trainer.parse import parse
 
     report.start()
     config, _ = parse(argv)
     comm = device.start(Placement.from_environ(os.environ), target="CPU")
-    meeting = run.place(config, comm, os.environ).meeting
-    with run.failures_told(meeting):
+    meeting = place.meet(config, comm, os.environ).meeting
+    with place.failures_told(meeting):
         model = sdxl.locate(config.model)
         meeting.at("looked")
         prior.fill(config, model, comm, meeting, sdxl.DTYPES[config.optim.mixed_precision])

@@ -148,7 +148,6 @@ def test_damage_that_cannot_be_set_aside_is_told_once(
             read_only.read(KEYS[1])
     assert caplog.text.count("is damaged") == 1
     assert read_only.missing(KEYS[:2]) == [KEYS[1]]
-    assert not read_only.has(KEYS[1])
 
 
 def test_damage_that_could_not_be_set_aside_is_published_over_later(read_only: Store) -> None:

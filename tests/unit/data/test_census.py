@@ -15,7 +15,7 @@ from mindbooth.data.errors import DataError
 K = KEY
 OTHER = ("0" if K[0] != "0" else "1") + K[1:]
 F = K[:2]  # the folder of K
-ID, RUN = "0123456789abcdef", "0123456789abcdef" * 2
+ID = "0123456789abcdef"
 
 
 @pytest.mark.parametrize(
@@ -45,10 +45,6 @@ ID, RUN = "0123456789abcdef", "0123456789abcdef" * 2
         (f"pictures/.{K}.json.{ID}.part", Kind.UNFINISHED),
         (f"datasets/{K}.jpg", Kind.DATASET),
         (f"datasets/more/{K}.jpg", Kind.DATASET),
-        (f"failed/{RUN}", Kind.FORMER),
-        (f"failed/.{RUN}.{ID}.part", Kind.FORMER),
-        (f"meetings/{RUN}/", Kind.FORMER),
-        ("meetings/minutes.txt", Kind.FOREIGN),
         ("holiday.jpg", Kind.FOREIGN),
         ("holidays/", Kind.FOREIGN),
         (f"{K}.safetensors", Kind.FOREIGN),
@@ -87,7 +83,7 @@ def _circle(path: Path) -> None:
     path.symlink_to(path.name)
 
 
-@pytest.mark.parametrize("place", [F, "present", "datasets", "meetings", "weights.json", "other"])
+@pytest.mark.parametrize("place", [F, "present", "datasets", "scope", "weights.json", "other"])
 @pytest.mark.parametrize(
     "make",
     [

@@ -219,7 +219,7 @@ def test_what_the_user_may_not_read_is_told_and_not_called_damaged(
             ".: 0 entries sound, 0 damaged",
         ],
     ), done.stderr
-    assert store.has(KEY)
+    assert store.missing([KEY]) == []
 
 
 def test_prune_tells_how_much_went(root: Path, store: Store, run: Run) -> None:

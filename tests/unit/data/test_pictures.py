@@ -1,5 +1,6 @@
 """Each picture gets its digest and size, whoever looked at it, and is looked at once."""
 
+import json
 import os
 import shutil
 import threading
@@ -201,6 +202,18 @@ def test_what_is_remembered_of_other_pictures_of_the_folder_stays(tmp_path: Path
     look_at([large], tmp_path / "cache", now_ns=later)
     look_at(some(tmp_path, 2), tmp_path / "cache", now_ns=later)
     assert bytes_read(lambda: look_at([large], tmp_path / "cache")) < 100_000
+
+
+def test_what_is_remembered_of_files_that_are_gone_goes(tmp_path: Path) -> None:
+    files = some(tmp_path / "dog", 3)
+    look_at(files, tmp_path / "cache", now_ns=later)
+    (memory,) = memories(tmp_path / "cache")
+    os.remove(files[1])
+    added = picture(tmp_path / "dog" / "added.bmp")
+    look_at([added], tmp_path / "cache", now_ns=later)
+    assert set(json.loads(memory.read_bytes().partition(b"\n")[2])) == {
+        "0.bmp", "2.bmp", "added.bmp"
+    }  # fmt: skip
 
 
 def test_a_folder_is_known_under_all_its_names(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import pytest
 
 from mindbooth.trainer.phases import Phases
+from mindbooth.trainer.trace import Recording
 
 GB = 10**9
 
@@ -60,3 +61,28 @@ def test_columns_stand_under_their_heads() -> None:
     with phases("look at the input"):
         pass
     assert len({len(line) for line in phases.table().splitlines()}) == 1
+
+
+def test_phases_are_spans_of_the_trace_also_where_they_fail() -> None:
+    phases = Phases(trace=Recording(0))
+    with phases("encode"):
+        pass
+    with pytest.raises(KeyError), phases("updates"), phases.trace.span("forward", 0):
+        raise KeyError
+    assert isinstance(phases.trace, Recording)
+    encode, forward, updates = phases.trace.spans
+    assert (encode.name, forward.name, updates.name) == ("encode", "forward", "updates")
+    assert encode.ended <= updates.began <= forward.began <= forward.ended <= updates.ended
+    assert (updates.ended - updates.began) / 1e9 <= phases.phases["updates"].seconds
+
+
+def test_what_updates_are_made_of_stands_below_the_phases() -> None:
+    phases = Phases(trace=Recording(0))
+    with phases("encode"):
+        pass
+    alone = phases.table()
+    assert [line.split()[0] for line in alone.splitlines()] == ["phase", "encode"]
+    with phases("updates"), phases.trace.span("forward", 0):
+        pass
+    lines = [line.split("  ")[0] for line in phases.table().splitlines()]
+    assert lines[:6] == ["phase", "encode", "updates", "in updates", "each update", "forward"]
