@@ -23,7 +23,7 @@ CHANGES: dict[str, dict[str, Any]] = {  # to the configurations of the mini SDXL
         "layers_per_block": 1,
         "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
         "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
-        "transformer_layers_per_block": [1, 1, 3],
+        "transformer_layers_per_block": [1, 1, 2],
         "attention_head_dim": [3, 6, 12],
         "cross_attention_dim": 512,
         "norm_num_groups": 32,
@@ -32,7 +32,7 @@ CHANGES: dict[str, dict[str, Any]] = {  # to the configurations of the mini SDXL
     },
     "vae": {
         "sample_size": RESOLUTION,
-        "block_out_channels": [24, 48, 96, 96],
+        "block_out_channels": [24, 40, 88, 88],
         "layers_per_block": 2,
         "down_block_types": ["DownEncoderBlock2D"] * 4,
         "up_block_types": ["UpDecoderBlock2D"] * 4,

@@ -154,9 +154,16 @@ def bare(options: argparse.Namespace, comm: Any) -> tuple[Run, int]:
 def step(options: argparse.Namespace, comm: Any) -> tuple[Run, int]:
     """One whole step of the example's kind, on one picture a worker."""
     import mindspore as ms
+    from mindone import transformers
+
+    assert transformers.AutoModel  # the whole package, as a script imports it
     from mindone.diffusers import AutoencoderKL, DDPMScheduler
     from mindone.diffusers.training_utils import TrainStep
-    from mindone.transformers import CLIPTextModel, CLIPTextModelWithProjection
+    from mindone.transformers import (
+        AutoModel,  # noqa: F401 (all of it, as a script has it)
+        CLIPTextModel,
+        CLIPTextModelWithProjection,
+    )
     from mindspore import Tensor, nn, ops
     from mindspore.amp import StaticLossScaler
 

@@ -3,7 +3,8 @@
 Its package imports some 300 of them, and with these pandas, pyarrow and more: two thirds of the
 time that it takes to load SDXL's UNet. `install()` puts packages in its place that import a module
 when something out of it is asked for. For a name that is not in HOMES, the package does what it
-would have done at first; so nothing is missing, and only time is lost.
+would have done at first, so that nothing is missing. (A family that is imported as a module, by
+its own path, may need that done before.)
 """
 
 from __future__ import annotations
