@@ -249,7 +249,7 @@ def write_entry(cache: Path, key: str, **tensors: Any) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) == 4:
+    if len(sys.argv) == 4 and not sys.argv[1].startswith("-"):
         measure = {one.__name__: one for one in (fill, listed, planned, resident)}[sys.argv[1]]
         json.dump(measure(Path(sys.argv[2]), Path(sys.argv[3])), sys.stdout)
     else:

@@ -5,9 +5,10 @@ DreamBooth puts it together: `TrainStep` with a static loss scale and clipping,
 `nn.AdamWeightDecay`, `nn.DistributedGradReducer` where there are several workers, the VAE's encoder
 inside the step, with --captions also both text encoders, noise and timesteps drawn on the device,
 and loss and learning rate read after each step. `peer.py bare` is the UNet's forward and backward
-alone.
+for the adapter's gradients, with mindbooth's LoRA layers and nothing else.
 
-Both get their pictures prepared, and run on the device as mindbooth sets it up. Rank 0 writes
+Both get their pictures prepared, and run on the device as mindbooth sets it up: with the operators
+that it replaces on a CPU, of which some are there for speed alone. Rank 0 writes
 found.json: seconds of each step, the most memory that was resident, and how many parameters the
 UNet has. `peer.py launch LAUNCHER_OPTIONS -- ...` starts several workers of them.
 """
@@ -73,18 +74,10 @@ def launch(argv: list[str]) -> int:
     return launch(argv, program=(str(Path(__file__).resolve()),))
 
 
-def unet_of(model: Path) -> Any:
-    """The UNet with mindone's own LoRA."""
+def loaded_unet(model: Path) -> Any:
     from mindone.diffusers import UNet2DConditionModel
-    from mindone.peft import LoraConfig
 
-    unet = UNet2DConditionModel.from_pretrained(str(model), subfolder="unet")
-    frozen(unet)
-    targets = ["to_k", "to_q", "to_v", "to_out.0"]
-    unet.add_adapter(
-        LoraConfig(r=RANK, lora_alpha=RANK, init_lora_weights="gaussian", target_modules=targets)
-    )
-    return unet
+    return frozen(UNet2DConditionModel.from_pretrained(str(model), subfolder="unet"))
 
 
 def frozen(cell: Any) -> Any:
@@ -110,11 +103,14 @@ def conditions(unet: Any, resolution: int) -> tuple[Any, Any, Any]:
 
 
 def bare(options: argparse.Namespace, comm: Any) -> tuple[Run, int]:
-    """Forward and backward for the adapter's gradients."""
+    """Forward and backward for the gradients of mindbooth's own adapter layers, and no more."""
     import mindspore as ms
     from mindspore import Tensor, nn, ops
 
-    unet = unet_of(options.model)
+    from mindbooth.trainer import lora
+
+    unet = loaded_unet(options.model)
+    lora.inject(unet, rank=RANK)
     text, pooled, ids = conditions(unet, options.resolution)
     sample = unet.config.sample_size
     random = np.random.default_rng(0)
@@ -159,6 +155,7 @@ def step(options: argparse.Namespace, comm: Any) -> tuple[Run, int]:
     assert transformers.AutoModel  # the whole package, as a script imports it
     from mindone.diffusers import AutoencoderKL, DDPMScheduler
     from mindone.diffusers.training_utils import TrainStep
+    from mindone.peft import LoraConfig
     from mindone.transformers import (
         AutoModel,  # noqa: F401 (all of it, as a script has it)
         CLIPTextModel,
@@ -175,7 +172,15 @@ def step(options: argparse.Namespace, comm: Any) -> tuple[Run, int]:
             gradients_mean=True,
         )
     model = str(options.model)
-    unet = unet_of(options.model)
+    unet = loaded_unet(options.model)
+    unet.add_adapter(
+        LoraConfig(
+            r=RANK,
+            lora_alpha=RANK,
+            init_lora_weights="gaussian",
+            target_modules=["to_k", "to_q", "to_v", "to_out.0"],
+        )
+    )
     vae = frozen(AutoencoderKL.from_pretrained(model, subfolder="vae"))
     scheduler = DDPMScheduler.from_pretrained(model, subfolder="scheduler")
     encoders = [

@@ -130,6 +130,7 @@ def updates(output: Path, workers: int, count: int) -> list[float]:
         "--resolution", 64, "--center_crop", "--train_batch_size", 2, "--rank", RANK,
         "--mode", "graph", "--max_train_steps", count, "--seed", 0, "--report_to", "none",
         "--latent_cache_dir", output.parent / "cache", "--output_dir", output,
+        "--compile_cache", "off",
     ]  # fmt: skip
     launch("train", workers, flags)
     lines = (output / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
@@ -153,6 +154,8 @@ def calls(output: Path) -> list[float]:
 def fitted(seconds: Sequence[float]) -> Link:
     """Between two workers, a call of S bytes takes 2 latency + S / bandwidth."""
     small, large = (2 * size for size in SIZES)
+    if seconds[1] <= seconds[0]:
+        sys.exit(f"{large} bytes went as fast as {small}: something else runs on this machine.")
     bandwidth = (large - small) / (seconds[1] - seconds[0])
     return Link(max(0.0, (seconds[0] - small / bandwidth) / 2), bandwidth)
 

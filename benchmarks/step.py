@@ -10,7 +10,6 @@ same threads. The first updates of a process are left out; its figure is the med
 import argparse
 import functools
 import json
-import math
 import re
 import shlex
 import statistics
@@ -72,6 +71,8 @@ CASES = (
     Case(subject="mini SDXL", workers=4, mode="graph", bar=2.0),
     Case(subject="50 M", workers=2, mode="graph", bar=1.5),
     Case(subject="50 M", workers=4, mode="graph", bar=2.0),
+    Case(subject="50 M, a caption an image", workers=2, mode="graph", bar=1.5),
+    Case(subject="50 M, a caption an image", workers=4, mode="graph", bar=2.0),
     Case(subject="50 M", workers=1, mode="pynative"),
     Case(subject="50 M", workers=2, mode="pynative"),
     Case(subject="50 M", workers=4, mode="pynative"),
@@ -89,12 +90,17 @@ def main() -> int:
     options = parser.parse_args()
     if options.quick:
         options.repeats, options.updates = 1, 15
+    if options.only and not any(
+        options.only in name for name in (*(case.name for case in CASES), "floors")
+    ):
+        parser.error(f"no case is called {options.only}")
+    found: list[Figure] = []
     with tempfile.TemporaryDirectory() as name:
         bench = Bench(Path(name), options.updates)
-        found = []
         for case in CASES:
             if not options.only or options.only in case.name:
                 found += bench.compared(case, options.repeats)
+                write(options.json, found)
         if not options.only or options.only in "floors":
             found += bench.floors(options.repeats)
     print(as_text(found), end="")
@@ -174,6 +180,7 @@ class Bench:
             "--train_batch_size", 1, "--gradient_accumulation_steps", accumulation,
             "--mode", case.mode, "--max_train_steps", self.updates, "--report_to", "none",
             "--latent_cache_dir", self.folder / "cache", "--output_dir", output, "--profile",
+            "--compile_cache", "off",
         ]  # fmt: skip
         start = [sys.executable, "-m", "mindbooth.launch"]
         if case.workers == 1:
@@ -227,9 +234,9 @@ def later(seconds: Sequence[float]) -> float:
 
 
 def peak_of_updates(told: str) -> float:
-    """GB, from the table that --profile prints; NaN if it has none."""
+    """GB, from the table that --profile prints."""
     row = re.search(r"^.*\bupdates +\d+(?: +[\d.]+){3} +([\d.]+)", told, re.MULTILINE)
-    return float(row[1]) if row else math.nan
+    return float(row[1]) if row else sys.exit(f"no table of phases in: {told[-3000:]}")
 
 
 def told(name: str, **found: Sequence[float]) -> None:

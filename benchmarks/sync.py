@@ -2,9 +2,9 @@
 
 `sync.py` starts two workers by `mindbooth launch`. Each holds gradients in the shapes of SDXL's
 1,120 LoRA tensors (5.8 million numbers, fp32) and takes turns between three ways to the sum of all
-workers: as the fused step does it (one flat vector, cast to fp16, one AllReduce, cast back); a bare
-AllReduce of as many fp16 numbers; and one fp32 AllReduce a tensor, as nn.DistributedGradReducer
-does where nothing fuses them.
+workers: as the fused step does it (one flat vector, cast to fp16, one AllReduce, cast back, which
+in the step is the first thing of another graph); a bare AllReduce of as many fp16 numbers; and one
+fp32 AllReduce a tensor, as nn.DistributedGradReducer does where nothing fuses them.
 """
 
 import argparse
@@ -106,8 +106,8 @@ def work(argv: list[str]) -> int:
 
     def fused() -> Tensor:
         with device.mode("graph"):
-            total = flat(*gradients)
-        return ops.cast(comm.all_reduce(pack(total, stop)), ms.float32)
+            wire = pack(flat(*gradients), stop)
+        return ops.cast(comm.all_reduce(wire), ms.float32)
 
     ways: dict[str, Callable[[], object]] = {
         "fused": lambda: fused().asnumpy(),

@@ -25,7 +25,7 @@ MOST_SHARE = 0.05  # of an update, for communication; above it there is advice
 TEXT_ENCODERS = ((12, 768), (32, 1280))  # layers and width of CLIP ViT-L and OpenCLIP ViT-bigG
 BYTES = {"fp16": 2, "fp32": 4}
 PASSES = 12  # over the flat fp32 vector: pack, judge, clip, both moments, the master
-YES, NO = ("true", "yes", "1"), ("false", "no", "0")
+YES, NO = ("true", "t", "yes", "y", "1"), ("false", "f", "no", "n", "0")
 
 
 class Link(NamedTuple):
@@ -56,7 +56,7 @@ NPU = Machine(
     fixed=5e-3,  # assumed: some dozens of launches, one wait of the host
     memory=0.8e12,  # assumed: half of a 910B's 1.6 TB/s
     spread=0.02,  # assumed
-    # Seven links of 28 GB/s each way (from memory), of which 150 GB/s are assumed to arrive; one
+    # Seven links of 28 GB/s each way (assumed), of which 150 GB/s are assumed to arrive; one
     # 200 GbE NIC an NPU, of whose 25 GB/s 22. 20 us: a public cost model's, for a whole collective.
     inside=Link(20e-6, 150e9),
     between=Link(20e-6, 22e9),
@@ -153,6 +153,7 @@ def read(flags: Sequence[str], config: Mapping[str, object]) -> Training:
     Never fails: what is missing or odd has its default. The trainer is to complain.
     """
     found: dict[str, Any] = {}
+    given = {str(name).replace("-", "_"): value for name, value in config.items()}
     for option in fields(Training):
         value = None
         for name in (option.name, option.metadata.get("also", option.name)):
@@ -160,11 +161,16 @@ def read(flags: Sequence[str], config: Mapping[str, object]) -> Training:
                 value = flag_value(flags, f"--{name}")
                 # A switch may stand alone: what follows it is another flag, or nothing.
                 value = "true" if value is None or value.startswith("--") else value
-            elif value is None and config.get(name) is not None:
-                value = str(config[name])
+            elif value is None and isinstance(given.get(name), (str, int)):
+                value = repr(given[name]) if isinstance(given[name], bool) else _text(given[name])
         parsed = None if value is None else _parsed(value, option.default, option.metadata)
         found[option.name] = option.default if parsed is None else parsed
     return Training(**found)
+
+
+def _text(value: object) -> str:
+    # Python refuses to write numbers of thousands of digits out.
+    return "" if isinstance(value, int) and value.bit_length() > 64 else str(value)
 
 
 def _parsed(text: str, default: object, metadata: Mapping[str, object]) -> object:

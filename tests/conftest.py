@@ -1,10 +1,19 @@
 """Fixtures for every test: folders that are made once a session. Don't write into them; copy."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from photographs import write_photographs
 from tiny_sdxl import write_tiny_pipeline
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What is cached by default goes to a folder of the session, and not to the user's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("caches")))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -106,14 +106,19 @@ def prepare(run: Run, step: Step, batches: Sequence[Batch], environ: Mapping[str
         compile_all()
         return
     options = {
-        "adapter": dataclasses.asdict(config.adapter),
+        "adapter": dataclasses.asdict(dataclasses.replace(config.adapter, ema_decay=None)),
         "mixed_precision": config.optim.mixed_precision,
         "gradient_checkpointing": config.optim.gradient_checkpointing,
         # What is dropped is drawn from a seed that is a constant of the graph.
         "seed": ms.get_seed() if dropout else None,
     }
     shown = [inputs(batch, Tensor(1.0, ms.float32)) for batch in batches]
-    found = facts(step.forward, shown, options, environ)
+    try:
+        found = facts(step.forward, shown, options, environ)
+    except (OSError, RecursionError) as err:
+        log.warning("--compile_cache: what the graph depends on can't be told: %s", err)
+        compile_all()
+        return
     compile_with(GraphStore(folder), found, compile_all, rank=run.comm.rank)
 
 
@@ -164,14 +169,14 @@ def _compile(store: GraphStore, facts: Facts, compile_all: Callable[[], None], p
     elif found:
         store.discard(facts, "MindSpore compiled it anew")
     else:
-        for made in private.glob("rank_*/graph_cache"):
-            graphs = [path.read_bytes() for path in made.glob("*.mindir")]
-            # MindSpore goes on in silence where the disk took only a part.
-            if len(graphs) == len(facts["inputs"]) and all(map(is_whole, graphs)):
-                try:
+        try:
+            for made in private.glob("rank_*/graph_cache"):
+                graphs = [path.read_bytes() for path in made.glob("*.mindir")]
+                # MindSpore goes on in silence where the disk took only a part.
+                if len(graphs) == len(facts["inputs"]) and all(map(is_whole, graphs)):
                     store.keep(facts, made.parent)
-                except OSError as err:
-                    _warn(store, err)
+        except OSError as err:
+            _warn(store, err)
 
 
 def is_whole(message: bytes) -> bool:

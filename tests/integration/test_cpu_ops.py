@@ -164,12 +164,15 @@ def test_layers_compute_what_the_functions_compute(cpu: object, mode: str) -> No
     mirrored = nn.Conv2d(4, 6, 3, padding=1, padding_mode="reflect", bias=False)
     norm, plain = nn.LayerNorm((8,), eps=1e-3), nn.LayerNorm(8, elementwise_affine=False)
     table = nn.Embedding(5, 4, padding_idx=1)
+    biased, bare = nn.Linear(8, 3), nn.Linear(8, 3, bias=False)
     expected = {
         (conv, x): f.conv2d(x, conv.weight, conv.bias, 2, 1),
         (mirrored, x): f.conv2d(f.pad(x, (1, 1, 1, 1), "reflect"), mirrored.weight),
         (norm, x): f.layer_norm(x, (8,), norm.weight, norm.bias, 1e-3),
         (plain, x): f.layer_norm(x, (8,)),
         (table, ids): f.embedding(ids, table.weight),
+        (biased, x): f.linear(x, biased.weight, biased.bias),
+        (bare, x): f.linear(x, bare.weight),
         (nn.GELU(approximate="tanh"), x): f.gelu(x, approximate="tanh"),
         (nn.Dropout(0.0).set_train(), x): x,
     }
@@ -179,7 +182,48 @@ def test_layers_compute_what_the_functions_compute(cpu: object, mode: str) -> No
             assert np.allclose(layer(given).asnumpy(), output.asnumpy(), atol=1e-6), layer
 
 
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("flags", [{}, {"upcast_attention": True, "upcast_softmax": True}])
+def test_attention_and_its_gradients_are_those_of_the_formula(
+    cpu: object, mode: str, flags: dict[str, bool]
+) -> None:
+    from mindone.diffusers.models.attention_processor import Attention
+    from mindspore import Tensor, nn, ops
+
+    from mindbooth.trainer import device
+
+    attention = Attention(query_dim=12, heads=2, dim_head=6, **flags)
+    random = np.random.default_rng(0)
+    # Batch, heads, places, width: keys and values are as many, queries are fewer.
+    given = [random.standard_normal((3, 2, n, 6)).astype(np.float32) for n in (5, 7, 7)]
+    pull = random.standard_normal((3, 2, 5, 6)).astype(np.float32)
+
+    class Attend(nn.Cell):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attention = attention
+
+        def construct(self, query, key, value):  # type: ignore[no-untyped-def]
+            return self.attention.scaled_dot_product_attention(query, key, value)
+
+    cell = Attend()
+    with device.mode(mode):
+        output = cell(*map(Tensor, given)).asnumpy()
+        gradient = ops.GradOperation(get_all=True, sens_param=True)(cell)
+        gradients = [g.asnumpy() for g in gradient(*map(Tensor, given), Tensor(pull))]
+    query, key, value = (array.astype(np.float64) for array in given)
+    scores = np.exp(query @ key.swapaxes(-1, -2) / np.sqrt(6))
+    shares = scores / scores.sum(-1, keepdims=True)
+    of_shares = pull @ value.swapaxes(-1, -2)
+    of_scores = shares * (of_shares - (of_shares * shares).sum(-1, keepdims=True)) / np.sqrt(6)
+    expected = (of_scores @ key, of_scores.swapaxes(-1, -2) @ query, shares.swapaxes(-1, -2) @ pull)
+    assert np.allclose(output, shares @ value, atol=1e-6)
+    for ours, theirs in zip(gradients, expected, strict=True):
+        assert np.allclose(ours, theirs, atol=1e-5)
+
+
 def test_what_a_replacement_can_not_do_is_refused(cpu: object) -> None:
+    from mindone.diffusers.models.attention_processor import Attention
     from mindspore import Tensor, mint
 
     f, x = mint.nn.functional, Tensor(np.ones((2, 2), np.float32))
@@ -187,6 +231,8 @@ def test_what_a_replacement_can_not_do_is_refused(cpu: object) -> None:
         f.embedding(Tensor(np.array([1])), x, max_norm=1.0)
     with pytest.raises(ValueError, match="in place"):
         f.dropout(x, inplace=True)
+    with pytest.raises(ValueError, match="no mask"):
+        Attention(query_dim=2, heads=1, dim_head=2).math_attention_op(x, x, x, x)
 
 
 def test_no_replacement_is_without_need(bare: dict[str, Any], cpu: object) -> None:

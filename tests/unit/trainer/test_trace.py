@@ -77,7 +77,9 @@ def test_calls_and_waits_are_spans_of_their_updates() -> None:
     assert [(span.name, span.update) for span in made.spans] == [
         ("assemble", 4), (trace.WAIT, 5), (trace.WAIT, 6),
     ]  # fmt: skip
-    assert all(0.01 <= (s.ended - s.began) / SECOND < 0.1 for s in made.spans[1:])
+    _, first, second = made.spans
+    assert all((span.ended - span.began) / SECOND >= 0.01 for span in (first, second))
+    assert (second.began - first.ended) / SECOND >= 0.1
 
 
 def test_an_error_of_what_is_waited_for_reaches_who_waits() -> None:
@@ -185,7 +187,7 @@ def test_the_table_adds_up_by_name_in_the_order_of_the_first() -> None:
             f"{sum(each) / whole:.1%}",
         ]
     assert found["each update"][-1] == "100.0%"
-    assert float(found["forward"][-1].rstrip("%")) > 90
+    assert float(found["forward"][-1].rstrip("%")) > 50
 
 
 def test_shares_are_of_the_updates_and_the_waits_for_them() -> None:
