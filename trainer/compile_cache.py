@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import enum
+import functools
 import hashlib
 import logging
 import os
@@ -24,7 +26,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import Any
 from unittest import mock
 
@@ -115,7 +117,7 @@ def prepare(run: Run, step: Step, batches: Sequence[Batch], environ: Mapping[str
     shown = [inputs(batch, Tensor(1.0, ms.float32)) for batch in batches]
     try:
         found = facts(step.forward, shown, options, environ)
-    except (OSError, RecursionError) as err:
+    except Exception as err:
         log.warning("--compile_cache: what the graph depends on can't be told: %s", err)
         compile_all()
         return
@@ -159,10 +161,9 @@ def _compile(store: GraphStore, facts: Facts, compile_all: Callable[[], None], p
         with _switched_on(private):
             compile_all()
     except Exception as err:
-        if not found:
-            raise
-        store.discard(facts, f"MindSpore can't load it ({str(err)[:200]!r})")
-        compile_all()
+        if found:
+            store.discard(facts, f"MindSpore can't load it ({str(err)[:200]!r})")
+        compile_all()  # without the cache; an error of the compiler comes again
         return
     if found and _state(private) == before:
         log.info("The compiled graph is that of an earlier run.")
@@ -283,11 +284,28 @@ def told(value: Any) -> str:
         return f"{value.name} {told(value.attrs)}"
     if isinstance(value, (str, bytes, bool, int, float, complex, type(None), ms.Type, np.generic)):
         return f"{type(value).__name__} {value!r}"
+    if isinstance(value, functools.partial):
+        return f"partial {told([value.func, value.args, value.keywords])}"
+    if isinstance(value, FunctionType):
+        held = [cell.cell_contents for cell in value.__closure__ or ()]
+        inside = told([value.__defaults__, value.__kwdefaults__, *map(_named, held)])
+        return f"{value.__module__}.{value.__qualname__} {inside}"
+    if isinstance(value, (enum.Enum, range, slice)):
+        return repr(value)
     if isinstance(value, (type, ModuleType)) or callable(value):
         name = getattr(value, "__qualname__", None) or getattr(value, "__name__", "")
         return f"{getattr(value, '__module__', '')}.{name or type(value).__qualname__}"
     inside = told(value.to_dict()) if hasattr(value, "to_dict") else ""
     return f"{type(value).__module__}.{type(value).__qualname__} {inside}"
+
+
+def _named(value: Any) -> Any:
+    """What a function holds on to: other functions and objects by name, so that none is told in
+    itself."""
+    plain = (str, bytes, bool, int, float, complex, type(None), list, tuple, Mapping, np.ndarray)
+    return (
+        value if isinstance(value, plain) else getattr(value, "__qualname__", type(value).__name__)
+    )
 
 
 def _sources(modules: set[str]) -> str:

@@ -53,10 +53,6 @@ class GraphStore:
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    def has(self, facts: Facts) -> bool:
-        """Whether there is a folder; damage shows only when it is taken."""
-        return (self.root / key(facts) / MANIFEST).is_file()
-
     def take(self, facts: Facts, into: Path) -> bool:
         """Copies what is kept for these facts, once it is verified; whether there was anything.
 

@@ -66,6 +66,10 @@ class _Lazy(ModuleType):
             return getattr(importlib.import_module(f"{self.__name__}.{HOMES[name]}"), name)
         self.__class__ = ModuleType  # type: ignore[assignment]
         assert self.__spec__.loader is not None
-        with contextlib.redirect_stdout(io.StringIO()):  # it tells of models of other kinds
-            self.__spec__.loader.exec_module(self)
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):  # it tells of models of other kinds
+                self.__spec__.loader.exec_module(self)
+        except BaseException:
+            self.__class__ = _Lazy
+            raise
         return getattr(self, name)

@@ -1,7 +1,7 @@
 """Training, from a run's inputs to the saved adapter: `train()` is the order of events.
 
 Called by __main__ after the group is joined; every rank runs it. Only rank 0 writes into the
-output folder, and each rank the class images that it makes.
+output folder, but for the traces of --profile, and each rank the class images that it makes.
 """
 
 from __future__ import annotations
@@ -121,7 +121,8 @@ def _train(run: Run, stop: StopRequest, phases: Phases, heart: Heart,
             with phases("compile"):
                 sizes = [batches_of(update)[0] for update in trained.one_of_each_size(run, first)]
                 compile_cache.prepare(run, step, sizes, environ)
-                meeting.at("compiled")
+                step.prepare_update()
+        meeting.at("prepared")
         heart.begin()
         done, stopped, made = first, False, None
         with (

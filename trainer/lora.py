@@ -76,13 +76,17 @@ class Adapter:
         for parameter in self.parameters:
             parameter.set_dtype(ms.float32)
         self._views = [self._part(piece) for piece in self.pieces]
-        self.shared = self._proof()
-        self.written()
+        self.prove()
 
     @property
     def size(self) -> int:
         """How many numbers are trained."""
         return self.pieces[-1].offset + self.pieces[-1].size
+
+    def prove(self) -> None:
+        """Finds out whether views are seen through; once more after a graph has had the master."""
+        self.shared = self._proof()
+        self.written()
 
     def written(self) -> None:
         """To be called after each write to the master: the layers have its values now."""
@@ -201,7 +205,7 @@ def _layer_class(of_peft: Hashable) -> Any:
     base: Any = of_peft
 
     class Linear(base):
-        """W x + B (A x): peft's layer with one adapter of scale 1."""
+        """W x + B (A x): peft's layer with one adapter of scale 1, neither merged nor disabled."""
 
         def construct(self, x: Tensor) -> Tensor:
             low = self.lora_A["default"](self.lora_dropout["default"](x))

@@ -174,9 +174,18 @@ class Step:
         self.trace = trace or Trace()
 
     def prepare(self, batch: Batch) -> None:
-        """Compiles what is compiled, by a forward and backward that changes nothing."""
+        """Compiles forward and backward for batches of this size, by one that changes nothing."""
         with device.mode(self.mode):
             self.forward(*inputs(batch, Tensor(1.0, ms.float32))).asnumpy()
+
+    def prepare_update(self) -> None:
+        """Compiles the rest, by an update that overflowed, which changes nothing."""
+        total = Tensor(np.full(self.adapter.size + 1, np.inf, np.float32))
+        with device.mode(self.mode):
+            wire = self.pack(total, Tensor(np.zeros(1, np.float32)))
+        knobs = self.optimizer.knobs(update=0, factor=1.0, scale=1.0)
+        self.optimizer.advance(wire, knobs, mode=self.mode).asnumpy()
+        self.adapter.prove()
 
     def __call__(
         self, update: int, factor: float, batches: Sequence[Batch], *, stop: bool

@@ -1,5 +1,6 @@
 """What determines a compiled graph, and where graphs lie."""
 
+import functools
 from pathlib import Path
 
 import mindspore as ms
@@ -125,3 +126,15 @@ def test_where_graphs_lie(tmp_path: Path) -> None:
     assert root(None, environ, target="CPU") == tmp_path / "mindbooth-graphs"
     assert root(None, environ, target="Ascend") is None
     assert root("/some/where", environ, target="Ascend") == Path("/some/where")
+
+
+def test_functions_are_told_by_what_they_hold() -> None:
+    def scaled(by: int) -> object:
+        return lambda x, more=by: x * by + more
+
+    assert compile_cache.told(scaled(2)) == compile_cache.told(scaled(2))
+    assert compile_cache.told(scaled(2)) != compile_cache.told(scaled(3))
+    assert compile_cache.told(functools.partial(int, base=2)) != compile_cache.told(
+        functools.partial(int, base=16)
+    )
+    assert compile_cache.told(range(2)) != compile_cache.told(range(3))
