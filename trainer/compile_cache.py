@@ -70,6 +70,7 @@ PASSING = {
     "_is_check_and_refresh", "_lazy_construct_sig", "_name_or_path", "name_or_path",
     "_exist_objs", "_exist_names",
     "_dynamic_shape_inputs", "_has_mutable_args_list", "instance_key", "_attr_synced",
+    "init_tensor",  # of an embedding before it was loaded: random
     # Of a model's configuration: who saved it, and a list in the order of a set.
     "_diffusers_version", "transformers_version", "_use_default_values",
 }  # fmt: skip
