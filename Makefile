@@ -16,7 +16,7 @@ setup: ## make .venv (Python 3.10 or 3.11); at once when nothing changed
 demo: setup ## train a LoRA on the mini SDXL with two workers, pictures into demo/
 	@.venv/bin/mindbooth demo
 
-bench: setup ## every figure that is measured, in one table, into build/bench/; an hour
+bench: setup ## every figure that is measured, in one table, into build/bench/
 	@.venv/bin/python benchmarks/bench.py $(BENCH_ARGS)
 
 lint: setup-dev types ## format, lint and types
