@@ -10,6 +10,7 @@ are the bytes that are handed out. What the disk refuses is an OSError, which th
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import logging
@@ -127,7 +128,7 @@ def _rename(folder: Path, name: Path) -> None:
     try:
         os.rename(folder, name)
     except OSError as err:
-        if name.is_dir():  # ENOTEMPTY or EEXIST, as the file system has it
+        if err.errno in (errno.ENOTEMPTY, errno.EEXIST):  # as the file system has it
             raise FileExistsError(str(name)) from err
         raise
 

@@ -60,7 +60,7 @@ def break_steps() -> None:
     from mindbooth.trainer import loop
 
     build = loop._step
-    loop._step = lambda run, adapter: Faulty(build(run, adapter), run.output.name)  # type: ignore
+    loop._step = lambda run, *rest: Faulty(build(run, *rest), run.output.name)  # type: ignore
 
 
 if __name__ == "__main__":
