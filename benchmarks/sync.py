@@ -2,8 +2,8 @@
 
 `sync.py` starts two workers by `mindbooth launch`. Each holds gradients in the shapes of SDXL's
 1,120 LoRA tensors (5.8 million numbers, fp32) and takes turns between three ways to the sum of all
-workers: as the fused step does it (one flat vector, cast to fp16, one AllReduce, cast back, which
-in the step is the first thing of another graph); a bare AllReduce of as many fp16 numbers; and one
+workers: as the fused step does it (joined to one fp16 vector, one AllReduce, cast back, which in
+the step is the first thing of another graph); a bare AllReduce of as many fp16 numbers; and one
 fp32 AllReduce a tensor, as nn.DistributedGradReducer does where nothing fuses them.
 """
 
@@ -34,7 +34,7 @@ def shapes() -> list[tuple[int, int]]:
                 for inputs in (width, keys, keys, width):
                     found += [(RANK, inputs), (width, RANK)]
     assert len(found) == TENSORS
-    return found
+    return sorted(found, key=lambda shape: shape[1])  # as the adapter has them
 
 
 def main() -> int:
@@ -88,26 +88,47 @@ def work(argv: list[str]) -> int:
 
     comm = device.start(Placement.from_environ(os.environ), target=options.device_target)
     import mindspore as ms
-    from mindspore import Tensor, nn, ops
+    from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
-    from mindbooth.trainer.step import Pack, flatten
-
-    class Flat(nn.Cell):
-        """The end of `step.Forward`, compiled as that is."""
-
-        def construct(self, *gradients):  # type: ignore[no-untyped-def]
-            return flatten(gradients, gradients[0].reshape(-1)[:1])
+    from mindbooth.trainer.lora import blocks
+    from mindbooth.trainer.step import Pack, join
 
     random = np.random.default_rng(comm.rank)
-    gradients = [Tensor(random.standard_normal(shape, np.float32)) for shape in shapes()]
-    flat, pack, stop = Flat(), Pack(1 / comm.size, ms.float16), Tensor([0.0], ms.float32)
+    # In the step they are what other operators of the graph made; a thousand arguments of a graph
+    # would cost more than all that is measured here.
+    gradients = ParameterTuple(
+        Parameter(Tensor(random.standard_normal(shape, np.float32)), name=f"gradient_{number}")
+        for number, shape in enumerate(shapes())
+    )
+    counts = tuple(count for count, _ in blocks(shapes()))
+
+    class Join(nn.Cell):
+        """The end of `step.Forward`, compiled as that is."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.gradients = gradients
+
+        def construct(self):  # type: ignore[no-untyped-def]
+            return join(self.gradients, counts)
+
+    class Unpack(nn.Cell):
+        """The beginning of `Optimizer`."""
+
+        def construct(self, wire):  # type: ignore[no-untyped-def]
+            return ops.cast(wire, ms.float32)
+
+    joined, pack, unpack = Join(), Pack(1 / comm.size, ms.float16), Unpack()
+    zero = Tensor([0.0], ms.float32)
     half = Tensor(np.zeros(sum(g.size for g in gradients) + 2, np.float16))
     single = ops.AllReduce()
 
     def fused() -> Tensor:
         with device.mode("graph"):
-            wire = pack(flat(*gradients), stop)
-        return ops.cast(comm.all_reduce(wire), ms.float32)
+            wire = pack(zero, *joined(), zero)
+        wire = comm.all_reduce(wire)
+        with device.mode("graph"):
+            return unpack(wire)
 
     ways: dict[str, Callable[[], object]] = {
         "fused": lambda: fused().asnumpy(),

@@ -3,10 +3,12 @@
     W x  ->  W x + B (A x) * alpha / rank        A: (rank, in), gaussian; B: (out, rank), zeros
 
 All A and B of the run lie behind each other in one vector, the master, which alone the optimizer
-writes. Each layer's parameter is given a view of it again after each update: no copy, and a tenth
-of the time of writing tensor by tensor. (Once is not enough: running a compiled graph gives its
-parameters memory of their own, measured with MindSpore 2.7.1.) MindSpore promises no views that
-show later writes, so that is tried out at the start, and new views are made where it fails.
+writes. In each model's part, tensors with rows of one length are neighbours, so that one
+concatenation joins all their gradients. Each layer's parameter is given a view of the master again
+after each update: no copy, and a tenth of the time of writing tensor by tensor. (Once is not
+enough: running a compiled graph gives its parameters memory of their own, measured with MindSpore
+2.7.1.) MindSpore promises no views that show later writes, so that is tried out at the start, and
+new views are made where it fails.
 
 Method: LoRA, https://arxiv.org/abs/2106.09685.
 """
@@ -15,7 +17,9 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Hashable, Mapping
+import itertools
+import operator
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,6 +54,7 @@ class Adapter:
     models: with LoRA layers, by TARGETS' names; the vector has their tensors in this order.
     master: Parameter (P,), fp32. Written by the optimizer only.
     parameters: the layers' own, in the order of `pieces`; fp32, trainable.
+    blocks: how many neighbours each have rows of one length, and how many rows of which length.
     stops: where each model's part of the vector ends.
     metadata: per model, its peft configuration, as diffusers stores it.
     """
@@ -59,7 +64,7 @@ class Adapter:
         pieces, parameters, offset = [], [], 0
         self.stops: dict[str, int] = {}
         for prefix, model in models.items():
-            for parameter in model.trainable_params():
+            for parameter in sorted(model.trainable_params(), key=lambda p: p.shape[1]):
                 name = f"{prefix}.{parameter.name.replace('.default.', '.')}"
                 pieces.append(Piece(name=name, shape=tuple(parameter.shape), offset=offset))
                 parameters.append(parameter)
@@ -70,6 +75,7 @@ class Adapter:
                     parameter.name = f"{prefix}.{parameter.name}"
         self.pieces = tuple(pieces)
         self.parameters = tuple(parameters)
+        self.blocks = blocks([piece.shape for piece in self.pieces])
         self.metadata = {k: m.peft_config["default"].to_dict() for k, m in models.items()}
         flat = np.concatenate([_initial(piece, seed).ravel() for piece in self.pieces])
         self.master = Parameter(Tensor(flat), name="adapter_master", requires_grad=False)
@@ -124,6 +130,15 @@ class Adapter:
         seen = np.concatenate([view.asnumpy().ravel() for view in self._views])
         ops.assign(self.master, Tensor(kept))
         return bool(np.array_equal(seen, probe))
+
+
+def blocks(shapes: Iterable[tuple[int, int]]) -> tuple[tuple[int, tuple[int, int]], ...]:
+    """`Adapter.blocks`, from the shapes of all tensors."""
+    found = []
+    for width, group in itertools.groupby(shapes, key=operator.itemgetter(1)):
+        rows = [rows for rows, _ in group]
+        found.append((len(rows), (sum(rows), width)))
+    return tuple(found)
 
 
 def inject(

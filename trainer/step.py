@@ -1,6 +1,6 @@
 """The fused step: one update from this worker's micro-batches, with one all-reduce.
 
-    micro-batch -> Forward -> gradients and loss, one fp32 vector     } once a micro-batch
+    micro-batch -> Forward -> gradients and loss, in fp32             } once a micro-batch
     + + +
     Pack: / (world size * accumulation), + stop request, cast -> wire }
     Comm.all_reduce(wire)                                             } once an update
@@ -14,6 +14,7 @@ In graph mode Forward, Pack and the optimizer are a graph each.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -54,7 +55,7 @@ class Result:
 
 
 class Forward(nn.Cell):
-    """(P + 1,) fp32: the gradients of scale * loss for every adapter tensor, and the loss itself.
+    """The gradients of scale * loss, fp32, joined by the adapter's blocks, and the loss (1,).
 
     dtype: what the models compute in; the loss is taken in fp32. A batch's `text` is the prompts'
     embeddings, or the tokens for text encoders in training.
@@ -65,6 +66,7 @@ class Forward(nn.Cell):
         self.unet = adapter.models["unet"]
         self.text = _Encoded() if "text_encoder" not in adapter.models else Encode(adapter.models)
         self.dtype = dtype
+        self.counts = tuple(count for count, _ in adapter.blocks)
         self.gradients = ops.value_and_grad(
             self._loss, None, weights=list(adapter.parameters), has_aux=True
         )
@@ -88,15 +90,21 @@ class Forward(nn.Cell):
         (_, loss), gradients = self.gradients(
             noisy, timesteps, target, weight, time_ids, scale, *text
         )
-        return flatten(gradients, loss)
+        return (*join(gradients, self.counts), loss.reshape(1))
 
 
-def flatten(gradients, loss):
-    """(P + 1,) fp32, inside a graph: all gradients behind each other, and the loss."""
-    parts: tuple[Tensor, ...] = ()
-    for gradient in gradients:
-        parts += (ops.cast(gradient.reshape(-1), ms.float32),)
-    return ops.concat((*parts, loss.reshape(1)))
+def join(gradients, counts):
+    """Inside a graph: each `counts` of neighbours, which have rows of one length, as one matrix.
+
+    One vector of them all would be a reshape a gradient, and for SDXL's 1,120 a tuple that takes
+    minutes to compile where it grows by one gradient at a time.
+    """
+    joined: tuple[Tensor, ...] = ()
+    start = 0
+    for count in counts:
+        joined += (ops.concat(gradients[start : start + count]),)
+        start += count
+    return joined
 
 
 class _Encoded(nn.Cell):
@@ -123,15 +131,18 @@ class Encode(nn.Cell):
 
 
 class Pack(nn.Cell):
-    """The (P + 2,) wire from the sum over this worker's micro-batches."""
+    """The (P + 2,) wire: what `Forward` gives, summed over the micro-batches, and stop (1,)."""
 
     def __init__(self, share: float, dtype: ms.Type) -> None:
         super().__init__()
         self.share = share
         self.dtype = dtype
 
-    def construct(self, total, stop):
-        return ops.cast(ops.concat((total * self.share, stop)), self.dtype)
+    def construct(self, stop, *total):
+        wire: tuple[Tensor, ...] = ()
+        for part in total:
+            wire += (ops.cast(part * self.share, self.dtype).reshape(-1),)
+        return ops.concat((*wire, ops.cast(stop, self.dtype)))
 
 
 class LossScale:
@@ -176,13 +187,14 @@ class Step:
     def prepare(self, batch: Batch) -> None:
         """Compiles forward and backward for batches of this size, by one that changes nothing."""
         with device.mode(self.mode):
-            self.forward(*inputs(batch, Tensor(1.0, ms.float32))).asnumpy()
+            self.forward(*inputs(batch, Tensor(1.0, ms.float32)))[-1].asnumpy()
 
     def prepare_update(self) -> None:
         """Compiles the rest, by an update that overflowed, which changes nothing."""
-        total = Tensor(np.full(self.adapter.size + 1, np.inf, np.float32))
+        shapes = [*(shape for _, shape in self.adapter.blocks), (1,)]
+        total = [Tensor(np.full(shape, np.inf, np.float32)) for shape in shapes]
         with device.mode(self.mode):
-            wire = self.pack(total, Tensor(np.zeros(1, np.float32)))
+            wire = self.pack(Tensor(np.zeros(1, np.float32)), *total)
         knobs = self.optimizer.knobs(update=0, factor=1.0, scale=1.0)
         self.optimizer.advance(wire, knobs, mode=self.mode).asnumpy()
         self.adapter.prove()
@@ -192,14 +204,14 @@ class Step:
     ) -> Result:
         scale, span = self.scale.value, self.trace.span
         scale_input = Tensor(scale, ms.float32)
-        total = None
+        total: tuple[Tensor, ...] = ()
         for batch in batches:
             with span("forward, backward", update):
                 with device.mode(self.mode):
-                    flat = self.forward(*inputs(batch, scale_input))
-                total = flat if total is None else total + flat
+                    parts = self.forward(*inputs(batch, scale_input))
+                total = tuple(map(operator.add, total, parts)) if total else parts
         with span("pack", update), device.mode(self.mode):
-            wire = self.pack(total, Tensor(np.array([float(stop)], np.float32)))
+            wire = self.pack(Tensor(np.array([float(stop)], np.float32)), *total)
         before = self.comm.collectives
         with span("all-reduce", update):
             wire = self.comm.all_reduce(wire)
@@ -231,15 +243,13 @@ class Step:
 
     def unsound(self, batches: Sequence[Batch]) -> tuple[int, ...]:
         """The samples of this rank's micro-batches that have no finite gradients by themselves."""
-        with device.mode(self.mode):
-            return tuple(
-                k
-                for batch in batches
-                if not np.isfinite(
-                    self.forward(*inputs(batch, Tensor(1.0, ms.float32))).asnumpy()
-                ).all()
-                for k in batch.samples
-            )
+        found: tuple[int, ...] = ()
+        for batch in batches:
+            with device.mode(self.mode):
+                parts = self.forward(*inputs(batch, Tensor(1.0, ms.float32)))
+            if not all(np.isfinite(part.asnumpy()).all() for part in parts):
+                found += batch.samples
+        return found
 
 
 def inputs(batch: Batch, scale: Tensor) -> list[Tensor]:

@@ -213,7 +213,8 @@ def loss_and_gradients(forward: Any, adapter: Any, batch: Batch) -> dict[str, np
     names = ("noisy", "timesteps", "target", "weight", "time_ids")
     given = (*(getattr(batch, name) for name in names), scale, *batch.text)
     with device.mode("pynative"):
-        flat = forward(*(Tensor(array) for array in given)).asnumpy()
+        parts = forward(*(Tensor(array) for array in given))
+    flat = np.concatenate([part.asnumpy().ravel() for part in parts])
     gradients = {
         f"gradient of {p.name}": flat[p.offset : p.offset + p.size].reshape(p.shape) / scale
         for p in adapter.pieces

@@ -94,7 +94,8 @@ def gradients(step: Any, batch: Batch) -> tuple[dict[str, np.ndarray], float]:
     from mindbooth.trainer.step import inputs
 
     with device.mode(step.mode):
-        flat = step.forward(*inputs(batch, Tensor(np.float32(64.0)))).asnumpy()
+        parts = step.forward(*inputs(batch, Tensor(np.float32(64.0))))
+    flat = np.concatenate([part.asnumpy().ravel() for part in parts])
     found = {
         p.name: flat[p.offset : p.offset + p.size].reshape(p.shape) / 64.0
         for p in step.adapter.pieces

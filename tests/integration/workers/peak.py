@@ -55,7 +55,8 @@ def main(model: str, mode: str) -> dict[str, dict[str, float]]:
             host.reset()
             resident, _ = host.read()
             with device.mode(mode):
-                flat = forward(*inputs(batch, Tensor(np.float32(1)))).asnumpy()
+                parts = forward(*inputs(batch, Tensor(np.float32(1))))
+            flat = np.concatenate([part.asnumpy().ravel() for part in parts])
         _, peak = host.read()
         found[name] = {"peak": peak, "resident": resident, "norm": float(np.linalg.norm(flat))}
     return found
