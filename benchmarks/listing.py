@@ -217,8 +217,8 @@ def latents_encoding() -> str:
 
 
 def variant(digest: str, frame: framing.Frame, encoding: str) -> Variant:
-    recipe = recipes.latents_recipe(encoding, image_digest=digest, frame=frame)
-    return Variant(latents=recipes.key(recipe), time_ids=frame.time_ids)
+    key = recipes.latents_key(encoding, image_digest=digest, frame=frame)
+    return Variant(latents=key, time_ids=frame.time_ids)
 
 
 def write_pictures(folder: Path, count: int, kind: str) -> None:

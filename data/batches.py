@@ -9,7 +9,7 @@ the class along. C h w latent, L tokens, D width, P pooled width.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,8 +31,7 @@ Repair = Callable[[str], dict[str, NDArray[Any]]]
 _CAPTIONS_KEPT = 1024
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Variant:
+class Variant(NamedTuple):
     """One frame of a picture: the key of its latents, and what SDXL is told about it."""
 
     latents: str
@@ -44,8 +43,7 @@ class Variant:
         return self.time_ids[4], self.time_ids[5]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Item:
+class Item(NamedTuple):
     """What an example is in the cache. text: what `Texts` takes for it."""
 
     variants: tuple[Variant, ...]

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from . import captions
 from .captions import Captions
@@ -26,8 +27,7 @@ _SHOWN = 8
 _digits = re.compile("([0-9]+)")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Example:
+class Example(NamedTuple):
     """file: of the picture. Not a `Path`, which takes five times the memory."""
 
     file: str
@@ -61,9 +61,9 @@ def from_folder(
     if not pictures:
         raise DataError(_nothing_in(folder, _in_order(names)))
     passed_over = _in_order(names - found.used - set(pictures))
+    within = os.path.join(folder, "")
     examples = (
-        Example(file=os.path.join(folder, name), caption=found.own.get(name, caption))
-        for name in pictures
+        Example(file=within + name, caption=found.own.get(name, caption)) for name in pictures
     )
     return Listing(
         examples=repeated(examples, repeats),

@@ -6,15 +6,15 @@ upright picture. A picture's random crops are drawn from its content, so that a 
 picture has the same ones, in every run.
 """
 
-from dataclasses import dataclass
-
-from .stream import Purpose, generator
+import hashlib
+import struct
+from collections.abc import Sequence
+from typing import NamedTuple
 
 Size = tuple[int, int]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Frame:
+class Frame(NamedTuple):
     """resized: the whole picture, after it was resized. size: of the part that is kept."""
 
     original_size: Size
@@ -90,15 +90,19 @@ def variants(
     no room for `crops` different ones, there are fewer.
     """
     assert crops > 0
-    draws = [[0.0, 0.0]]
-    if not center_crop:
-        draws = generator(0, Purpose.CROP, int(digest, 16) >> 64).random((crops, 2)).tolist()
+    draws = [(0.0, 0.0)] if center_crop else _draws(digest, crops)
     frames = (
         frame(size, target=target, center_crop=center_crop, flip=flip, draw=(row, column))
         for row, column in draws
         for flip in ((False, True) if random_flip else (False,))
     )
     return tuple(dict.fromkeys(frames))
+
+
+def _draws(digest: str, count: int) -> Sequence[tuple[float, float]]:
+    """Pairs in [0, 1), the same for every picture of this content; the more begin as the fewer."""
+    drawn = hashlib.shake_128(digest.encode("ascii")).digest(8 * count)
+    return [(row / 2**32, column / 2**32) for row, column in struct.iter_unpack("<II", drawn)]
 
 
 def _covering(target: Size, size: Size) -> Size:

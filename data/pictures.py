@@ -79,7 +79,7 @@ def look_at(
 
 
 def _picture(answer: str) -> Picture:
-    digest, height, width = answer.split()[:3]
+    digest, height, width, *_ = answer.split(maxsplit=3)
     return Picture(digest, _size(height, width))
 
 

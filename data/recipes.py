@@ -47,15 +47,14 @@ def latents_encoding(
     )
 
 
-def latents_recipe(encoding: str, *, image_digest: str, frame: Frame) -> Recipe:
-    """Of an entry with `mean` and `std`, each (4, h, w)."""
-    return {
-        "encoding": encoding,
-        "image": image_digest,
-        "resized": frame.resized,
-        "crop": (frame.top, frame.left, *frame.size),
-        "flip": frame.flip,
-    }
+def latents_key(encoding: str, *, image_digest: str, frame: Frame) -> str:
+    """Of an entry with `mean` and `std`, each (4, h, w).
+
+    Numbers and digests need no JSON, and of this there are a hundred thousand before a run.
+    """
+    places = (*frame.resized, frame.top, frame.left, *frame.size, int(frame.flip))
+    line = f"latents {encoding} {image_digest} {places}"
+    return hashlib.sha256(line.encode("ascii")).hexdigest()
 
 
 def text_encoding(
@@ -77,6 +76,6 @@ def text_encoding(
     )
 
 
-def text_recipe(encoding: str, *, prompt: str) -> Recipe:
+def text_key(encoding: str, *, prompt: str) -> str:
     """Of an entry with `prompt_embeds` (L, D) and `pooled` (P,)."""
-    return {"encoding": encoding, "prompt": prompt}
+    return key({"encoding": encoding, "prompt": prompt})

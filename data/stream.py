@@ -28,7 +28,6 @@ class Purpose(IntEnum):
     leaves the others as they were. Append only: a changed number changes every run."""
 
     ORDER = 0  # numbered by epoch
-    CROP = 1  # numbered by the picture's digest
     VARIANT = 2  # from here on numbered by sample
     LATENTS = 3
     NOISE = 4

@@ -141,8 +141,7 @@ class _Frames:
         return tuple(self._variant(file, picture.digest, frame) for frame in frames)
 
     def _variant(self, file: str, digest: str, frame: Frame) -> Variant:
-        recipe = recipes.latents_recipe(self._encoding, image_digest=digest, frame=frame)
-        key = recipes.key(recipe)
+        key = recipes.latents_key(self._encoding, image_digest=digest, frame=frame)
         self.made[key] = Framed(file, digest, frame, self._config.image_interpolation_mode)
         return Variant(latents=key, time_ids=frame.time_ids)
 
@@ -171,7 +170,7 @@ def _text_key(
         max_length=max_length,
         dtype=sdxl.NAMES[dtype],
     )
-    return lambda prompt: recipes.key(recipes.text_recipe(encoding, prompt=prompt))
+    return lambda prompt: recipes.text_key(encoding, prompt=prompt)
 
 
 def _cut(tokenizers: Sequence[Any], captions: Sequence[str]) -> list[str]:

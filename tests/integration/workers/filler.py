@@ -21,7 +21,7 @@ from mindbooth.data.filling import Filling
 from mindbooth.data.framing import Frame, frame
 from mindbooth.data.prefetch import Prefetch
 from mindbooth.data.presence import Presence
-from mindbooth.data.recipes import key, latents_encoding, latents_recipe
+from mindbooth.data.recipes import latents_encoding, latents_key
 
 SIZES = (32, 40, 48, 56, 64, 72, 80, 88)
 INTERPOLATION = "bilinear"
@@ -39,8 +39,8 @@ def needed(pictures: Path) -> dict[str, Framed]:
         for target in SIZES:
             for flip in (False, True):
                 framed = frame(size, target=(target, target), center_crop=True, flip=flip)
-                recipe = latents_recipe(encoding, image_digest=digest, frame=framed)
-                found[key(recipe)] = (path, framed)
+                key = latents_key(encoding, image_digest=digest, frame=framed)
+                found[key] = (path, framed)
     return found
 
 

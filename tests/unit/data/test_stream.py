@@ -15,7 +15,6 @@ from mindbooth.data.stream import Purpose, Stream, epoch, generator, micro_batch
 PINNED_ORDER = [1, 4, 3, 0, 2, 4, 0, 1, 2, 3]
 PINNED_WORDS = [
     8305950373989433421,
-    5362162366488802786,
     7176295760302886488,
     7827410377924947245,
     16815381890043990364,
