@@ -190,6 +190,9 @@ def _useless(config: TrainConfig, given: set[str]) -> list[str]:
         )
     if optim.uses_prodigy and "text_encoder_lr" in given:
         told.append("--text_encoder_lr has no effect with Prodigy, which takes --learning_rate.")
+    run = config.run
+    if "compile_cache" in given and (run.debug or run.mode != "graph"):
+        told.append("--compile_cache has no effect in PyNative, which compiles no graphs.")
     return told
 
 

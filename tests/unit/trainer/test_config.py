@@ -181,6 +181,7 @@ def test_what_has_no_effect_is_taken_with_a_warning(argv: list[str]) -> None:
             "--num_train_epochs has no effect beside --max_train_steps",
         ),
         (["--debug", "--mode=graph"], "--mode has no effect beside --debug"),
+        (["--compile_cache=x", "--mode=pynative"], "--compile_cache has no effect in PyNative"),
         (["--optimizer=prodigy"], "--learning_rate 0.0001 is a factor on the step size"),
     ],
 )
