@@ -81,5 +81,6 @@ def gradients(folder: Path, mode: str, recomputing: bool) -> dict[str, np.ndarra
         text=(*map(np.stack, zip(*ids, strict=True)), np.ones(2, np.float32)),
     )
     with device.mode(mode):
-        flat = Forward(adapter, sdxl.DTYPES["no"])(*inputs(batch, Tensor(np.float32(1)))).asnumpy()
+        parts = Forward(adapter, sdxl.DTYPES["no"])(*inputs(batch, Tensor(np.float32(1))))
+    flat = np.concatenate([part.asnumpy().ravel() for part in parts])
     return {p.name: flat[p.offset : p.offset + p.size] for p in adapter.pieces}
