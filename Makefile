@@ -1,7 +1,7 @@
 # The commands of this project; `make help` lists them. .venv is made by setup.sh.
 # PYTHON=/path/to/python3.11 chooses the interpreter that .venv is made with.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo bench check lint format types test test-cluster rehearsal clean setup-dev
+.PHONY: help setup demo bench check lint format types test test-slow test-cluster rehearsal clean setup-dev
 
 PYTEST_ARGS ?=
 REHEARSAL_ARGS ?=
@@ -30,8 +30,11 @@ format: setup-dev ## rewrite the sources in the project's format
 	.venv/bin/ruff check --fix .
 	.venv/bin/ruff format .
 
-test: setup-dev ## all tests: unit, and integration with real msrun workers
-	.venv/bin/python -m pytest tests --ignore=tests/cluster $(PYTEST_ARGS)
+test: setup-dev ## unit tests, and integration tests with real msrun workers
+	.venv/bin/python -m pytest tests --ignore=tests/cluster -m "not slow" $(PYTEST_ARGS)
+
+test-slow: setup-dev ## the tests that take minutes each, for parts that change seldom
+	.venv/bin/python -m pytest tests --ignore=tests/cluster -m slow $(PYTEST_ARGS)
 
 test-cluster: setup-dev ## tests on two hosts, Slurm and sshd; as root, installs what they need
 	.venv/bin/python -m pytest tests/cluster $(PYTEST_ARGS)

@@ -253,6 +253,7 @@ def shapes(
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["1x1x4", "2x2x1", "4x1x1", "graph", "resumed"])
 def test_buckets_learn_the_same_on_any_cards_compiled_and_resumed(shapes: Path, name: str) -> None:
     one, other = (jobs.adapter(shapes / folder) for folder in ("1x4x1", name))

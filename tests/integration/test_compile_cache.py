@@ -125,6 +125,7 @@ def test_a_changed_batch_size_does_not_meet_a_stale_graph(ground: Ground) -> Non
     assert len(ground.graphs() - before) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [

@@ -53,6 +53,7 @@ def built(tmp_path_factory: pytest.TempPathFactory, mini_sdxl: Path) -> Path:
     return work
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["vocab.json", "merges.txt", "tokenizer_config.json"])
 @pytest.mark.parametrize("tokenizer", ["tokenizer", "tokenizer_2"])
 def test_the_builder_learns_the_shipped_tokenizers(
@@ -62,6 +63,7 @@ def test_the_builder_learns_the_shipped_tokenizers(
     assert ours.read_bytes() == shipped.read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [
@@ -82,6 +84,7 @@ def test_the_builder_writes_the_shipped_architecture(
     assert ours == shipped
 
 
+@pytest.mark.slow
 def test_the_built_weights_have_the_shipped_sizes(built: Path, mini_sdxl: Path) -> None:
     ours, shipped = (
         {p.relative_to(f): p.stat().st_size for p in (f / "model").rglob("*.safetensors")}

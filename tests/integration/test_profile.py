@@ -172,6 +172,7 @@ def test_every_rank_tells_the_table(launched: Launched) -> None:
     assert str(Path("out") / "profile" / "trace-rank-*.json") in launched.log(0)
 
 
+@pytest.mark.slow
 def test_what_is_learned_is_the_same_bit_by_bit(
     tiny_pipeline: Path, photographs: Path, tmp_path: Path
 ) -> None:
