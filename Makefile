@@ -34,10 +34,10 @@ test: setup-dev ## unit tests, and integration tests with real msrun workers
 	.venv/bin/python -m pytest tests --ignore=tests/cluster -m "not slow" $(PYTEST_ARGS)
 
 test-slow: setup-dev ## the tests that take minutes each, for parts that change seldom
-	.venv/bin/python -m pytest tests --ignore=tests/cluster -m slow $(PYTEST_ARGS)
+	.venv/bin/python -m pytest tests -m slow $(PYTEST_ARGS)
 
 test-cluster: setup-dev ## tests on two hosts, Slurm and sshd; as root, installs what they need
-	.venv/bin/python -m pytest tests/cluster $(PYTEST_ARGS)
+	.venv/bin/python -m pytest tests/cluster -m "not slow" $(PYTEST_ARGS)
 
 rehearsal: setup ## the main job on a model of SDXL's full size: 8 GB of disk, 24 GB of memory
 	@.venv/bin/python examples/full-size/rehearsal.py $(REHEARSAL_ARGS)

@@ -308,7 +308,11 @@ def pod_name(site: Site, job: str, rank: int) -> str:
     return name
 
 
-@pytest.mark.parametrize("start", [pbs, lsf, modelarts, volcano, ascendjob, indexed_job, ssh])
+@pytest.mark.parametrize(
+    "start",
+    [pbs, volcano, indexed_job, ssh]
+    + [pytest.param(start, marks=pytest.mark.slow) for start in (lsf, modelarts, ascendjob)],
+)
 def test_two_hosts_train(site: Site, start: Callable[[Site], list[Running]]) -> None:
     running = start(site)
     assert [one.end() for one in running] == [0] * len(running), [one.told for one in running]

@@ -123,6 +123,7 @@ def test_scancel_leaves_nothing_and_the_job_does_not_come_back(batch: Batch) -> 
     assert batch.slurm.fields(job)["Restarts"] == "0"
 
 
+@pytest.mark.slow  # Slurm lets a requeued job wait for two minutes
 def test_the_early_signal_saves_requeues_and_finishes_as_if_undisturbed(
     batch: Batch, undisturbed: np.ndarray
 ) -> None:

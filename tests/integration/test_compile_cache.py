@@ -145,6 +145,7 @@ def test_with_other_options_the_second_run_learns_the_same(
     assert ground.same(name, f"{name} again")
 
 
+@pytest.mark.slow
 def test_two_workers_take_one_graph(ground: Ground) -> None:
     for name, taken in (("two", 0), ("two again", 2)):
         chosen = flags(ground.folder, ground.model, ground.pictures, name)
