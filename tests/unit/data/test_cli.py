@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from cpu_clock import cpu_seconds
 from entries import KEY, KEYS, tensors
 from holders import holder
 
@@ -144,10 +145,9 @@ def test_stat_of_thousands_of_entries_takes_no_time_to_speak_of(root: Path, run:
     for number in range(3000):
         folder = f"{number % 256:02x}"
         (root / folder / f"{folder}{number:062x}.safetensors").write_bytes(content)
-    began = time.process_time()
     status, said = run("stat")
-    assert time.process_time() - began < 3
     assert (status, rows(said)["all"][0]) == (0, "3,000")
+    assert cpu_seconds(lambda: run("stat")) < 3
 
 
 def test_verify_of_a_sound_cache(root: Path, store: Store, run: Run) -> None:
