@@ -362,7 +362,7 @@ def _tell_start(run: Run, adapter: Adapter, first: int) -> None:
     for name, model in adapter.models.items():
         held = ", ".join(f"{memory.shown(n)} in {d}" for d, n in memory.weights(model).items())
         log.info("Weights of %s: %s.", name, held)
-    if not adapter.shared:
+    if adapter.way == "anew":
         log.info(
             "Layers have no lasting views of the flat vector here: new ones after each update."
         )

@@ -131,7 +131,10 @@ class Encode(nn.Cell):
 
 
 class Pack(nn.Cell):
-    """The (P + 2,) wire: what `Forward` gives, summed over the micro-batches, and stop (1,)."""
+    """The (P + 2,) wire: what `Forward` gives, summed over the micro-batches, and stop (1,).
+
+    share: by which all of it is multiplied.
+    """
 
     def __init__(self, share: float, dtype: ms.Type) -> None:
         super().__init__()
@@ -141,8 +144,8 @@ class Pack(nn.Cell):
     def construct(self, stop, *total):
         wire: tuple[Tensor, ...] = ()
         for part in total:
-            wire += (ops.cast(part * self.share, self.dtype).reshape(-1),)
-        return ops.concat((*wire, ops.cast(stop, self.dtype)))
+            wire += (part.reshape(-1),)
+        return ops.cast(ops.concat((*wire, stop)) * self.share, self.dtype)
 
 
 class LossScale:
@@ -221,7 +224,7 @@ class Step:
             figures = self.optimizer.advance(wire, knobs, mode=self.mode)
             # The only place where the host waits for the device.
             loss, norm, applied, stops, *more = figures.asnumpy().tolist()
-        with span("write views", update):
+        with span("write layers", update):
             self.adapter.written()
         if self.average and applied:
             with span("average", update):

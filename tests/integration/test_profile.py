@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 UPDATES, ACCUMULATION = 5, 2
-IN_THE_STEP = ("forward, backward", "pack", "all-reduce", "optimizer", "write views")
+IN_THE_STEP = ("forward, backward", "pack", "all-reduce", "optimizer", "write layers")
 MINDSPORES_PROFILER = """
 import logging, sys
 from pathlib import Path

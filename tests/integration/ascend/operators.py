@@ -112,8 +112,9 @@ def pynative() -> None:
     ):
         made = step(optimizer, with_text=with_text, mode="pynative")
         assert made(0, 1.0, [batch(with_text)] * 2, stop=False).applied
-        made.adapter.shared = False  # the way for chips where views don't hold
-        made.adapter.written()
+        for way in lora.WAYS[1:]:
+            made.adapter.ways = (way,)
+            made.adapter.written()
 
 
 def graph() -> None:
