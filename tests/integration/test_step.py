@@ -301,6 +301,47 @@ def test_graph_mode_trains_as_pynative_does(
 
 
 @pytest.mark.parametrize("mode", ["pynative", "graph"])
+def test_each_way_to_the_layers_trains_the_same(
+    cpu: Any, tiny_pipeline: Path, batches: list[Batch], mode: str
+) -> None:
+    """With batches of two sizes, which are two graphs."""
+    from mindbooth.trainer import lora
+
+    step = make_step(tiny_pipeline, cpu, mode=mode)
+    adapter, optimizer = step.adapter, step.optimizer
+    start, state = adapter.master.asnumpy().copy(), optimizer.state()
+    found = []
+    for way in lora.WAYS:
+        adapter.ways = (way,)
+        adapter.prove()
+        adapter.load(start)
+        optimizer.load(state)
+        losses = []
+        for number in range(2):
+            for batch in (batches[0], one(batches[0], 0)):
+                losses.append(update(step, [batch], number).loss)
+        assert adapter.way == way
+        found.append((losses, adapter.master.asnumpy().tolist()))
+    assert len({loss for losses, _ in found for loss in losses}) == 4
+    assert found[0] == found[1] == found[2]
+
+
+def test_a_way_that_does_not_reach_the_layers_is_not_taken(cpu: Any, tiny_pipeline: Path) -> None:
+    adapter = make_step(tiny_pipeline, cpu).adapter
+    assert adapter.way == "memory"
+    adapter._memory = [memory.copy() for memory in adapter._memory]  # as where devices have theirs
+    adapter.prove()
+    assert adapter.way == "views"
+    adapter._views = [copied(view) for view in adapter._views]
+    adapter.prove()
+    assert adapter.way == "anew"
+
+
+def copied(tensor: Any) -> Any:
+    return type(tensor)(tensor.asnumpy().copy())
+
+
+@pytest.mark.parametrize("mode", ["pynative", "graph"])
 def test_gradients_in_half_precision_are_near(
     cpu: Any, tiny_pipeline: Path, batches: list[Batch], mode: str
 ) -> None:
