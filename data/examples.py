@@ -62,9 +62,7 @@ def from_folder(
         raise DataError(_nothing_in(folder, _in_order(names)))
     passed_over = _in_order(names - found.used - set(pictures))
     within = os.path.join(folder, "")
-    examples = (
-        Example(file=within + name, caption=found.own.get(name, caption)) for name in pictures
-    )
+    examples = (Example(within + name, found.own.get(name, caption)) for name in pictures)
     return Listing(
         examples=repeated(examples, repeats),
         remark=_remark(folder, len(pictures), found, passed_over),

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 Size = tuple[int, int]
+_pairs = struct.Struct("<II").iter_unpack
 
 
 class Frame(NamedTuple):
@@ -91,18 +92,18 @@ def variants(
     """
     assert crops > 0
     draws = [(0.0, 0.0)] if center_crop else _draws(digest, crops)
-    frames = (
-        frame(size, target=target, center_crop=center_crop, flip=flip, draw=(row, column))
-        for row, column in draws
+    frames = [
+        frame(size, target=target, center_crop=center_crop, flip=flip, draw=draw)
+        for draw in draws
         for flip in ((False, True) if random_flip else (False,))
-    )
-    return tuple(dict.fromkeys(frames))
+    ]
+    return tuple(dict.fromkeys(frames)) if len(frames) > 1 else tuple(frames)
 
 
 def _draws(digest: str, count: int) -> Sequence[tuple[float, float]]:
     """Pairs in [0, 1), the same for every picture of this content; the more begin as the fewer."""
     drawn = hashlib.shake_128(digest.encode("ascii")).digest(8 * count)
-    return [(row / 2**32, column / 2**32) for row, column in struct.iter_unpack("<II", drawn)]
+    return [(row / 2**32, column / 2**32) for row, column in _pairs(drawn)]
 
 
 def _covering(target: Size, size: Size) -> Size:

@@ -17,6 +17,7 @@ from typing import Any
 import mindspore as ms
 import numpy as np
 
+from mindbooth.data import heap
 from mindbooth.data.batches import Batch
 from mindbooth.data.errors import RankFailed
 from mindbooth.data.prefetch import Prefetch
@@ -82,7 +83,7 @@ def precompute(config: TrainConfig, comm: Comm, environ: Mapping[str, str]) -> i
 def _filled(config: TrainConfig, place: Place, phases: Phases, heart: Heart, *,
             trains: bool = True) -> Run:  # fmt: skip
     """The run, once the cache holds all that it needs."""
-    with phases("look at the input"):
+    with phases("look at the input"), heap.kept():
         run = runs.look(config, place, trains=trains)
         place.meeting.at("looked")
     with phases("class images"):
