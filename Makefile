@@ -4,6 +4,8 @@
 .PHONY: help setup demo bench check lint format types test test-slow test-cluster rehearsal clean setup-dev
 
 PYTEST_ARGS ?=
+# Most of a test's time is one busy core. A file's tests stay together, for what they share.
+AT_ONCE ?= -n 2 --dist loadfile
 REHEARSAL_ARGS ?=
 BENCH_ARGS ?=
 
@@ -31,7 +33,7 @@ format: setup-dev ## rewrite the sources in the project's format
 	.venv/bin/ruff format .
 
 test: setup-dev ## unit tests, and integration tests with real msrun workers
-	.venv/bin/python -m pytest tests --ignore=tests/cluster -m "not slow" $(PYTEST_ARGS)
+	.venv/bin/python -m pytest tests --ignore=tests/cluster -m "not slow" $(AT_ONCE) $(PYTEST_ARGS)
 
 test-slow: setup-dev ## the tests that take minutes each, for parts that change seldom
 	.venv/bin/python -m pytest tests -m slow $(PYTEST_ARGS)
