@@ -4,7 +4,8 @@
 .PHONY: help setup demo bench check lint format types test test-slow test-cluster rehearsal clean setup-dev
 
 PYTEST_ARGS ?=
-# Most of a test's time is one busy core. A file's tests stay together, for what they share.
+# Most of a test's time is one busy core. A file's tests stay together: they share fixtures.
+# AT_ONCE= runs one after the other, as -s and --pdb need it.
 AT_ONCE ?= -n 2 --dist loadfile
 REHEARSAL_ARGS ?=
 BENCH_ARGS ?=

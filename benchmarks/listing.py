@@ -23,7 +23,7 @@ from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
-from mindbooth.data import entry, examples, framing, heap, pictures, recipes
+from mindbooth.data import collector, entry, examples, framing, pictures, recipes
 from mindbooth.data.batches import Embedded, Item, Reader, Side, Source, Variant
 from mindbooth.data.cache import Store
 from mindbooth.data.prefetch import Prefetch
@@ -187,13 +187,9 @@ class Plan(NamedTuple):
     items: Sequence[Item]
 
 
+@collector.at_rest()
 def plan(folder: Path, cache: Path, clock: Clock) -> Plan:
     """What the trainer finds out before it looks into the cache."""
-    with heap.kept():
-        return _plan(folder, cache, clock)
-
-
-def _plan(folder: Path, cache: Path, clock: Clock) -> Plan:
     with clock.of("listed"):
         found = examples.from_folder(folder, caption=PROMPT).examples
     with clock.of("digests and sizes, remembered"):

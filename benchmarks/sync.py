@@ -90,8 +90,8 @@ def work(argv: list[str]) -> int:
     import mindspore as ms
     from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
-    from mindbooth.trainer.lora import blocks
-    from mindbooth.trainer.step import Pack, join
+    from mindbooth.trainer.lora import blocks, join
+    from mindbooth.trainer.step import Pack
 
     random = np.random.default_rng(comm.rank)
     # In the step they are what other operators of the graph made; a thousand arguments of a graph

@@ -97,7 +97,7 @@ def variants(
         for draw in draws
         for flip in ((False, True) if random_flip else (False,))
     ]
-    return tuple(dict.fromkeys(frames)) if len(frames) > 1 else tuple(frames)
+    return tuple(dict.fromkeys(frames))
 
 
 def _draws(digest: str, count: int) -> Sequence[tuple[float, float]]:

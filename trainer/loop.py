@@ -17,7 +17,6 @@ from typing import Any
 import mindspore as ms
 import numpy as np
 
-from mindbooth.data import heap
 from mindbooth.data.batches import Batch
 from mindbooth.data.errors import RankFailed
 from mindbooth.data.prefetch import Prefetch
@@ -83,7 +82,7 @@ def precompute(config: TrainConfig, comm: Comm, environ: Mapping[str, str]) -> i
 def _filled(config: TrainConfig, place: Place, phases: Phases, heart: Heart, *,
             trains: bool = True) -> Run:  # fmt: skip
     """The run, once the cache holds all that it needs."""
-    with phases("look at the input"), heap.kept():
+    with phases("look at the input"):
         run = runs.look(config, place, trains=trains)
         place.meeting.at("looked")
     with phases("class images"):
@@ -224,6 +223,7 @@ def _as_used(run: Run, step: Step) -> Iterator[None]:
     try:
         with step.average.shown() if step.average else contextlib.nullcontext():
             yield
+        step.adapter.prove()
     finally:
         lora.drop(step.adapter.models, on=dropout > 0)
 
@@ -363,8 +363,4 @@ def _tell_start(run: Run, adapter: Adapter, first: int) -> None:
     for name, model in adapter.models.items():
         held = ", ".join(f"{memory.shown(n)} in {d}" for d, n in memory.weights(model).items())
         log.info("Weights of %s: %s.", name, held)
-    if adapter.way == "anew":
-        log.info(
-            "Layers have no lasting views of the flat vector here: new ones after each update."
-        )
     log.info("Updates %d to %d; everything goes to %s.", first + 1, run.updates, run.output)

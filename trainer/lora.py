@@ -7,13 +7,13 @@ writes. In each model's part, tensors with rows of one length are neighbours, so
 concatenation joins all their gradients. After each update the layers' parameters get their values
 in the first of these ways that works, which is tried out at the start:
 
-    memory    copied where the parameters lie, on a CPU, whose memory is the host's
-    views     each parameter is given a view of the master, made once
+    memory    on a CPU only: copied into the parameters' own memory, which the host can write to
+    views     each parameter is given a view of the master; the views are made once
     anew      the same with new views, where earlier ones do not show what was written later
 
 A parameter that was given a tensor costs the next run of a graph 0.09 ms on a CPU, a tenth of a
-second for SDXL's 1,120; one written to in its memory costs nothing (MindSpore 2.7.1). Giving views
-once is not enough: a compiled graph moves its parameters to memory of their own.
+second for SDXL's 1,120; one whose memory was written to costs nothing (MindSpore 2.7.1). Views have
+to be given each time: a compiled graph copies what it was given to memory of its own.
 
 Method: LoRA, https://arxiv.org/abs/2106.09685.
 """
@@ -23,14 +23,17 @@ from __future__ import annotations
 import functools
 import hashlib
 import itertools
+import logging
 import operator
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, mint, nn, ops
+
+log = logging.getLogger(__name__)
 
 WAYS = ("memory", "views", "anew")
 # Which layers get an adapter, by model.
@@ -87,7 +90,6 @@ class Adapter:
         self.master = Parameter(Tensor(flat), name="adapter_master", requires_grad=False)
         for parameter in self.parameters:
             parameter.set_dtype(ms.float32)
-        self._memory = [parameter.asnumpy() for parameter in self.parameters]
         self.ways: tuple[str, ...] = WAYS if ms.get_context("device_target") == "CPU" else WAYS[1:]
         self.prove()
 
@@ -102,11 +104,15 @@ class Adapter:
         return self.ways[0]
 
     def prove(self) -> None:
-        """Finds the first way that works; once more after a graph has had the parameters."""
+        """Finds the first way that works; once more after others have used the parameters.
+
+        Raises RuntimeError where none does.
+        """
         kept = self.master.asnumpy().copy()
-        while not self._proof():
+        while not self._works():
             if len(self.ways) == 1:
-                raise RuntimeError("MindSpore's layers don't show what was put into them.")
+                raise RuntimeError(f"No way of {', '.join(WAYS)} reaches the layers' parameters.")
+            log.info("Layers can't be written to by way of %s here, but by %s.", *self.ways[:2])
             self.ways = self.ways[1:]
         self.load(kept)
 
@@ -114,7 +120,7 @@ class Adapter:
         """To be called after each write to the master: the layers have its values now."""
         if self.way == "memory":
             for memory, values in zip(self._memory, self.arrays().values(), strict=True):
-                np.copyto(memory, values)
+                np.copyto(memory, values, casting="no")
             return
         views = self._views if self.way == "views" else self._parts()
         for parameter, view in zip(self.parameters, views, strict=True):
@@ -140,6 +146,10 @@ class Adapter:
         return hashlib.sha256(told.encode()).hexdigest()[:16]
 
     @functools.cached_property
+    def _memory(self) -> list[np.ndarray]:
+        return [parameter.asnumpy() for parameter in self.parameters]
+
+    @functools.cached_property
     def _views(self) -> list[Tensor]:
         return self._parts()
 
@@ -147,22 +157,16 @@ class Adapter:
         """New views of the master, one for each piece."""
         return [self.master[p.offset : p.offset + p.size].view(p.shape) for p in self.pieces]
 
-    def _proof(self) -> bool:
-        """Whether the layers have, on the device, what was loaded: at first, and after that."""
+    def _works(self) -> bool:
+        """Whether an operator that reads the parameters finds what was loaded, twice."""
         for start in (1, 2):
-            probe = np.arange(start, start + self.size, dtype=np.float32) % 251
+            probe = ((np.arange(self.size) + start) % 251).astype(np.float32) / 3
             self.load(probe)
-            if not np.array_equal(self._seen(), probe):
+            blocks = join(self.parameters, [count for count, _ in self.blocks])
+            seen = np.concatenate([block.asnumpy().ravel() for block in blocks])
+            if not np.array_equal(seen, probe):
                 return False
         return True
-
-    def _seen(self) -> np.ndarray:
-        """The layers' values (P,), as an operator on the device reads them."""
-        rows, found = iter(self.parameters), []
-        for count, _ in self.blocks:
-            block = ops.concat([next(rows) for _ in range(count)])
-            found.append(block.asnumpy().ravel())
-        return np.concatenate(found)
 
 
 def blocks(shapes: Iterable[tuple[int, int]]) -> tuple[tuple[int, tuple[int, int]], ...]:
@@ -172,6 +176,20 @@ def blocks(shapes: Iterable[tuple[int, int]]) -> tuple[tuple[int, tuple[int, int
         rows = [rows for rows, _ in group]
         found.append((len(rows), (sum(rows), width)))
     return tuple(found)
+
+
+def join(tensors: Sequence[Tensor], counts: Sequence[int]) -> tuple[Tensor, ...]:
+    """Each `counts` of neighbours, which have rows of one length, as one matrix; also in a graph.
+
+    One vector of them all would be a reshape a tensor, and for SDXL's 1,120 a tuple that takes
+    minutes to compile where it grows by one at a time.
+    """
+    joined: tuple[Tensor, ...] = ()
+    start = 0
+    for count in counts:
+        joined += (ops.concat(tensors[start : start + count]),)
+        start += count
+    return joined
 
 
 def inject(

@@ -76,7 +76,7 @@ class Optimizer(nn.Cell):
         before = (self._state[name] for name in self.STATE)
         with device.mode(mode):
             figures, master, *state = self(wire, knobs, self.master, *before)
-        ops.assign(self.master, master)  # this alone is seen through the adapter's views of it
+        ops.assign(self.master, master)  # in its place: the adapter may have views of it
         self._state = dict(zip(self.STATE, state, strict=True))
         return figures
 

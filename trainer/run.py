@@ -20,7 +20,7 @@ from pathlib import Path
 
 import mindspore as ms
 
-from mindbooth.data import class_images, examples, hub_dataset, needs, pictures, stream
+from mindbooth.data import class_images, collector, examples, hub_dataset, needs, pictures, stream
 from mindbooth.data.cache import Store
 from mindbooth.data.digests import WeightDigests
 from mindbooth.data.examples import Example, Listing
@@ -249,6 +249,7 @@ def _check_precision(config: TrainConfig) -> None:
             )
 
 
+@collector.at_rest()
 def _listing(config: TrainConfig, place: Place) -> Listing:
     data = config.data
     if data.dataset_name is None:
@@ -280,6 +281,7 @@ def _check_class_folder(config: TrainConfig) -> None:
     )
 
 
+@collector.at_rest()
 def _needed(config: TrainConfig, model: Model, place: Place, group: Sequence[int],
             instance: Sequence[Example], of_class: Sequence[Example],
             what: str = "pictures") -> Needed:  # fmt: skip

@@ -2,7 +2,7 @@
 
     micro-batch -> Forward -> gradients and loss, in fp32             } once a micro-batch
     + + +
-    Pack: / (world size * accumulation), + stop request, cast -> wire }
+    Pack: + stop request, / (world size * accumulation), cast -> wire }
     Comm.all_reduce(wire)                                             } once an update
     optimizer: unscale, judge, clip, the new master                   }
 
@@ -27,7 +27,7 @@ from mindbooth.data.batches import Batch
 from . import device
 from .device import Comm
 from .ema import Ema
-from .lora import Adapter
+from .lora import Adapter, join
 from .optimizer import Optimizer
 from .trace import Trace
 
@@ -93,20 +93,6 @@ class Forward(nn.Cell):
         return (*join(gradients, self.counts), loss.reshape(1))
 
 
-def join(gradients, counts):
-    """Inside a graph: each `counts` of neighbours, which have rows of one length, as one matrix.
-
-    One vector of them all would be a reshape a gradient, and for SDXL's 1,120 a tuple that takes
-    minutes to compile where it grows by one gradient at a time.
-    """
-    joined: tuple[Tensor, ...] = ()
-    start = 0
-    for count in counts:
-        joined += (ops.concat(gradients[start : start + count]),)
-        start += count
-    return joined
-
-
 class _Encoded(nn.Cell):
     def construct(self, prompt_embeds, pooled):
         return prompt_embeds, pooled
@@ -133,7 +119,7 @@ class Encode(nn.Cell):
 class Pack(nn.Cell):
     """The (P + 2,) wire: what `Forward` gives, summed over the micro-batches, and stop (1,).
 
-    share: by which all of it is multiplied.
+    share: of the sum that this is in the mean of all ranks; a stop counts whole.
     """
 
     def __init__(self, share: float, dtype: ms.Type) -> None:
@@ -145,7 +131,7 @@ class Pack(nn.Cell):
         wire: tuple[Tensor, ...] = ()
         for part in total:
             wire += (part.reshape(-1),)
-        return ops.cast(ops.concat((*wire, stop)) * self.share, self.dtype)
+        return ops.cast(ops.concat((*wire, stop / self.share)) * self.share, self.dtype)
 
 
 class LossScale:

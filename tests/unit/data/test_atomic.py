@@ -15,9 +15,9 @@ WRITER = "00112233445566ff"
     [
         (".a.safetensors.0123456789abcdef.part", True, None),
         (f".a.safetensors.{WRITER}-0123456789abcdef.part", True, WRITER),
-        (unfinished_name("a"), True, None),
-        (unfinished_name("a", writer=WRITER), True, WRITER),
-        (unfinished_name(f"a.{WRITER}-"), True, None),
+        pytest.param(unfinished_name("a"), True, None, id="its own"),
+        pytest.param(unfinished_name("a", writer=WRITER), True, WRITER, id="its own, of a writer"),
+        pytest.param(unfinished_name(f"a.{WRITER}-"), True, None, id="its own, misleading"),
         ("a.safetensors", False, None),
         ("a.0123456789abcdef.part", False, None),
         (".nfs000000000001", False, None),

@@ -12,7 +12,7 @@ def test_every_factor_lies_between_0_and_1(name: str, rate: float) -> None:
     assert all(0 <= factor(u) <= 1 for u in range(120))
 
 
-@pytest.mark.parametrize("name", set(SCHEDULES) - {"constant"})
+@pytest.mark.parametrize("name", sorted(set(SCHEDULES) - {"constant"}))
 def test_a_warm_up_climbs_from_0_to_1(name: str) -> None:
     factor = schedule(name, rate=2.0, warmup=4, updates=100)
     assert [factor(u) for u in range(5)] == [0.0, 0.25, 0.5, 0.75, 1.0]
