@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -192,7 +193,9 @@ from mindbooth.data.presence import is_alive
 root, pid, other = sys.argv[1:]
 print(os.path.exists(f"/proc/{pid}"), is_alive(Path(root), other))
 """
-    for folder in (tmp_path, *tmp_path.parents[:2]):
+    for folder in (tmp_path, *tmp_path.parents):
+        if folder == Path(tempfile.gettempdir()):
+            break
         folder.chmod(0o755)
     with holder(tmp_path) as (process, other):
         answers = []
