@@ -119,7 +119,7 @@ class Encode(nn.Cell):
 class Pack(nn.Cell):
     """The (P + 2,) wire: what `Forward` gives, summed over the micro-batches, and stop (1,).
 
-    share: of the sum that this is in the mean of all ranks; a stop counts whole.
+    share: 1 / (world size * accumulation), which makes sums means; a stop counts whole.
     """
 
     def __init__(self, share: float, dtype: ms.Type) -> None:
