@@ -42,6 +42,7 @@ from .ema import Ema
 from .errors import NeverFinite
 from .heartbeat import Heart
 from .lora import Adapter
+from .npu_profile import DeviceProfile, device_profile
 from .optimizer import AdamW, Optimizer, Segment
 from .phases import Phases
 from .place import Place, failures_told, meet
@@ -51,7 +52,7 @@ from .report import Metrics, Progress
 from .run import Run
 from .step import LIMIT, LossScale, Result, Step
 from .stop import STATUS, StopRequest
-from .trace import DeviceProfile, Recording, Trace, device_profile
+from .trace import Recording, Trace
 from .trackers import Trackers
 from .validation import Made, Validation
 

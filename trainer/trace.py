@@ -1,7 +1,6 @@
-"""What --profile records: spans on a rank's threads, and what its NPU did in a few updates.
+"""Spans on a rank's threads, which --profile records.
 
     phases, step, prefetch -> Trace.span() -> a table, OUTPUT/profile/trace-rank-R.json
-    each update -> DeviceProfile.step() -> MindSpore's profiler -> OUTPUT/profile/ascend/
 
 `Trace` itself records nothing, and has no clock; a `Recording` does. A span is the host's time:
 where the device computes on its own, that of launching, but for the span that waits for it.
@@ -35,7 +34,6 @@ T = TypeVar("T")
 MOST = 200_000  # spans that are kept, in some 35 MB
 WAIT = "wait for the batch"
 UPDATES = "updates"  # the phase: with WAIT, what shares are shares of
-SKIPPED, RECORDED = 2, 3  # updates, for MindSpore's profiler, which warms up in the last skipped
 
 
 class Span(NamedTuple):
@@ -244,91 +242,3 @@ def _shown(name: str, total: Total) -> str:
     if name == UPDATES:
         return "each update"
     return name if total.thread == main_thread().name else f"{name} (thread {total.thread})"
-
-
-class DeviceProfile:
-    """No profiler: on a CPU, the spans are what there is."""
-
-    def step(self) -> None:
-        """An update is done."""
-
-    def end(self) -> None:
-        """No more updates come."""
-
-
-@contextlib.contextmanager
-def device_profile(target: str, folder: Path) -> Iterator[DeviceProfile]:
-    """MindSpore's profiler over the updates inside, where `target` is "Ascend".
-
-    RECORDED updates after the first SKIPPED ones are recorded into a folder in `folder`. A profiler
-    that fails is given up with a warning, and training goes on.
-    """
-    profile = _MindSpore(folder) if target == "Ascend" else DeviceProfile()
-    try:
-        yield profile
-    finally:
-        profile.end()
-
-
-class _MindSpore(DeviceProfile):
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._done = 0
-        self._profile: Any = None
-        with self._tried():
-            self._profile = _start(folder)
-
-    def step(self) -> None:
-        if self._profile is None:
-            return
-        with self._tried():
-            self._profile.step()
-            self._done += 1
-        if self._done == SKIPPED + RECORDED:
-            self.end()
-
-    def end(self) -> None:
-        if self._profile is None:
-            return
-        with self._tried():
-            self._profile.stop()
-            self._tell()
-        self._profile = None
-
-    def _tell(self) -> None:
-        recorded = self._done - SKIPPED
-        if recorded <= 0:
-            log.warning("MindSpore's profiler begins after %d updates, and no more came.", SKIPPED)
-            return
-        # Not done here: it takes minutes, and processes of its own, while other ranks wait.
-        log.info(
-            "MindSpore's profiler recorded %d updates: %s. To analyse them, with CANN: python -c "
-            "\"from mindspore.profiler.profiler import analyse; analyse('%s')\"",
-            recorded, self._folder, self._folder,
-        )  # fmt: skip
-
-    @contextlib.contextmanager
-    def _tried(self) -> Iterator[None]:
-        try:
-            yield
-        except Exception as err:  # whatever it is: the figures are not worth a training
-            self._profile = None
-            log.warning("MindSpore's profiler is given up (%s): %s", self._folder, err)
-
-
-def _start(folder: Path) -> Any:
-    """MindSpore's profiler, waiting for its updates: each ends with a call of step()."""
-    from mindspore import profiler
-
-    return profiler.profile(
-        activities=[profiler.ProfilerActivity.CPU, profiler.ProfilerActivity.NPU],
-        schedule=schedule(),
-        on_trace_ready=profiler.tensorboard_trace_handler(str(folder), analyse_flag=False),
-    )
-
-
-def schedule() -> Any:
-    """What MindSpore's profiler does in which update, from 0: a function to ProfilerAction."""
-    from mindspore import profiler
-
-    return profiler.schedule(skip_first=SKIPPED - 1, wait=0, warmup=1, active=RECORDED, repeat=1)

@@ -18,7 +18,7 @@ MINDSPORES_PROFILER = """
 import logging, sys
 from pathlib import Path
 import mindspore as ms, numpy as np
-from mindbooth.trainer.trace import device_profile
+from mindbooth.trainer.npu_profile import device_profile
 logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(levelname)s %(message)s")
 ms.set_device("CPU")
 eye = ms.Tensor(np.eye(8, dtype=np.float32))

@@ -12,8 +12,7 @@ from typing import Any
 
 import pytest
 
-from mindbooth.trainer import trace
-from mindbooth.trainer.trace import Recording, Trace, device_profile
+from mindbooth.trainer.trace import WAIT, Recording, Trace
 
 SECOND = 10**9
 
@@ -75,7 +74,7 @@ def test_calls_and_waits_are_spans_of_their_updates() -> None:
         time.sleep(0.1)  # is no waiting
     assert found == ["a", "b"]
     assert [(span.name, span.update) for span in made.spans] == [
-        ("assemble", 4), (trace.WAIT, 5), (trace.WAIT, 6),
+        ("assemble", 4), (WAIT, 5), (WAIT, 6),
     ]  # fmt: skip
     _, first, second = made.spans
     assert all((span.ended - span.began) / SECOND >= 0.01 for span in (first, second))
@@ -196,7 +195,7 @@ def test_shares_are_of_the_updates_and_the_waits_for_them() -> None:
         with made.span("updates"), made.span("forward", update):
             time.sleep(0.01)
     shares = [float(found[-1].rstrip("%")) for found in rows(made).values()]
-    assert list(rows(made)) == [trace.WAIT, "each update", "forward"]
+    assert list(rows(made)) == [WAIT, "each update", "forward"]
     assert shares[0] + shares[1] == pytest.approx(100, abs=0.11)
 
 
@@ -234,28 +233,3 @@ def test_a_trace_that_can_not_be_written_is_one_warning(
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
     assert str(tmp_path / "profile" / "trace-rank-0.json") in record.getMessage()
-
-
-def test_a_cpu_has_no_profiler_of_its_own(tmp_path: Path) -> None:
-    with device_profile("CPU", tmp_path / "ascend") as profile:
-        for _ in range(9):
-            profile.step()
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_mindspores_profiler_records_three_updates_after_two() -> None:
-    actions = [trace.schedule()(update).name for update in range(9)]
-    assert actions == ["NONE", "WARM_UP", "RECORD", "RECORD", "RECORD_AND_SAVE"] + ["NONE"] * 4
-
-
-def test_a_profiler_that_fails_is_one_warning(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    (tmp_path / "ascend").write_text("a file")
-    with device_profile("Ascend", tmp_path / "ascend") as profile:
-        for _ in range(9):
-            profile.step()
-    # MindSpore has warnings of its own, where there is no CANN.
-    (record,) = (record for record in caplog.records if record.name == trace.__name__)
-    assert record.levelno == logging.WARNING
-    assert str(tmp_path / "ascend") in record.getMessage()
