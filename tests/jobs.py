@@ -170,6 +170,12 @@ def metrics(output: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
 
 
+def collectives(output: Path) -> set[float]:
+    """How many there were from one line of metrics to the next, but for the updates that
+    overflowed, which are one each."""
+    return {line["collectives"] - line["skipped"] for line in metrics(output)}
+
+
 def adapter(folder: Path) -> np.ndarray:
     """All numbers of an adapter, in the order of the tensors' names."""
     tensors = load_file(folder / LORA)

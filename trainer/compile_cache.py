@@ -23,10 +23,9 @@ import secrets
 import shutil
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import FunctionType, ModuleType
+from types import FunctionType
 from typing import Any
 from unittest import mock
 
@@ -40,7 +39,7 @@ import mindbooth.data
 from mindbooth.data import cache
 from mindbooth.data.batches import Batch
 
-from . import report
+from . import STARTED, report
 from .graph_store import Facts, GraphStore, key
 from .run import Run
 from .step import Step, inputs
@@ -74,7 +73,6 @@ PASSING = {
     # Of a model's configuration: who saved it, and a list in the order of a set.
     "_diffusers_version", "transformers_version", "_use_default_values",
 }  # fmt: skip
-LOADED = time.time()
 _used = False
 
 
@@ -293,16 +291,18 @@ def told(value: Any) -> str:
         return f"{value.__module__}.{value.__qualname__} {inside}"
     if isinstance(value, (enum.Enum, range, slice)):
         return repr(value)
-    if isinstance(value, (type, ModuleType)) or callable(value):
-        name = getattr(value, "__qualname__", None) or getattr(value, "__name__", "")
-        return f"{getattr(value, '__module__', '')}.{name or type(value).__qualname__}"
-    inside = told(value.to_dict()) if hasattr(value, "to_dict") else ""
+    name = getattr(value, "__qualname__", None) or getattr(value, "__name__", None)
+    if name:
+        return f"{getattr(value, '__module__', '')}.{name}"
+    if hasattr(value, "to_dict"):
+        inside = told(value.to_dict())
+    else:
+        inside = told({key: _named(held) for key, held in getattr(value, "__dict__", {}).items()})
     return f"{type(value).__module__}.{type(value).__qualname__} {inside}"
 
 
 def _named(value: Any) -> Any:
-    """What a function holds on to: other functions and objects by name, so that none is told in
-    itself."""
+    """What a function or an object holds on to: others by name, so that none is told in itself."""
     plain = (str, bytes, bool, int, float, complex, type(None), list, tuple, Mapping, np.ndarray)
     return (
         value if isinstance(value, plain) else getattr(value, "__qualname__", type(value).__name__)
@@ -318,7 +318,7 @@ def _sources(modules: set[str]) -> str:
         if file:
             files.add(Path(file))
     parts = sorted((path.name, _digest(path.read_bytes())) for path in files)
-    if any(path.stat().st_mtime > LOADED for path in files):
+    if any(path.stat().st_mtime > STARTED for path in files):
         parts.append(("changed since they were loaded", secrets.token_hex(16)))
     return _digest(repr(parts).encode())
 

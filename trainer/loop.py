@@ -134,10 +134,11 @@ def _train(run: Run, stop: StopRequest, phases: Phases, heart: Heart,
             Prefetch(trace.calls("assemble", batches_of), range(first, run.updates)) as feed,
             _device_profile(run) as profile,
         ):
-            began = time.perf_counter()
+            began, before = time.perf_counter(), comm.collectives
             for update, batches in enumerate(trace.waits(feed, first), start=first):
                 with phases("updates"):
                     result, figures = _settle(run, step, update, factor(update), batches, stop)
+                figures["collectives"], before = comm.collectives - before, comm.collectives
                 figures["seconds"] = round(time.perf_counter() - began, 4)
                 profile.step()
                 stopped = result.stop
@@ -243,7 +244,6 @@ def _settle(run: Run, step: Step, update: int, factor: float, batches: list[Batc
                 "grad_norm": result.grad_norm,
                 "loss_scale": result.scale,
                 "skipped": skipped,
-                "collectives": result.collectives,
             }
         skipped += 1
         if step.scale.value < 1:

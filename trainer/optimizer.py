@@ -54,7 +54,6 @@ class Optimizer(nn.Cell):
         assert stops == sorted(set(stops))
         assert stops[-1] == master.size
         self.master = master
-        self._state: dict[str, Tensor] = {}
         self.segments = tuple(segments)
         self.spans = tuple(zip([0, *stops[:-1]], stops, strict=True))
         self.sizes = tuple(end - begin for begin, end in self.spans)
@@ -63,6 +62,7 @@ class Optimizer(nn.Cell):
         self.epsilon = epsilon
         self.max_grad_norm = max_grad_norm
         self.limit = limit
+        self.load(dict.fromkeys(self.STATE, np.zeros(master.shape)))
 
     def knobs(self, *, update: int, factor: float, scale: float) -> Tensor:
         """What changes from update to update (0-based), as one input on the device.
@@ -125,14 +125,6 @@ class AdamW(Optimizer):
     """torch.optim.AdamW, with a parameter group a segment. The moments m and v are fp32."""
 
     STATE = ("m", "v")
-
-    def __init__(self, master: Parameter, *, segments: Sequence[Segment],
-                 betas: tuple[float, float], epsilon: float, max_grad_norm: float,
-                 limit: float) -> None:  # fmt: skip
-        super().__init__(master, segments=segments, betas=betas, epsilon=epsilon,
-                         max_grad_norm=max_grad_norm, limit=limit)  # fmt: skip
-        zeros = np.zeros(master.shape)
-        self.load({"m": zeros, "v": zeros})
 
     def knobs(self, *, update: int, factor: float, scale: float) -> Tensor:
         """1 / scale, the second moment's correction, and of each segment: decay, step size.

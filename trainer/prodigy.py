@@ -49,17 +49,9 @@ class Prodigy(Optimizer):
         self.decouple = decouple
         self.use_bias_correction = use_bias_correction
         self.safeguard_warmup = safeguard_warmup
-        zeros = np.zeros(master.shape)
         # scalars: d, the numerator, and the bias corrections 1 - beta^k of m and of v.
-        self.load(
-            {
-                "m": zeros,
-                "v": zeros,
-                "s": zeros,
-                "p0": master.asnumpy().copy(),
-                "scalars": np.array([D0, 0, 0, 0]),
-            }
-        )
+        scalars = np.array([D0, 0, 0, 0])
+        self.load({**self.state(), "p0": master.asnumpy().copy(), "scalars": scalars})
 
     def knobs(self, *, update: int, factor: float, scale: float) -> Tensor:
         """1 / scale, and the rate."""
@@ -93,10 +85,10 @@ class Prodigy(Optimizer):
         # Nothing moves either before the first gradient that is not 0, or where the rate is 0.
         moves = ops.logical_and(sound, ops.logical_and(denominator > 0, rate > 0))
         scalars_then = ops.stack((new_d, numerator, correction1, correction2))
-        found = self.kept(
-            moves, (new, new_m, new_v, new_s, p0, scalars_then), (master, m, v, s, p0, scalars)
+        new, m, v, s, scalars = self.kept(
+            moves, (new, new_m, new_v, new_s, scalars_then), (master, m, v, s, scalars)
         )
-        return (ops.concat((figures, found[-1][:1])),) + found  # noqa: RUF005 (a graph)
+        return ops.concat((figures, scalars[:1])), new, m, v, s, p0, scalars
 
     def decay(self, master: Tensor) -> Tensor:
         """Each segment times its weight decay."""

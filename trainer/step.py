@@ -41,8 +41,7 @@ class Result:
 
     loss: mean over all samples of the update, rounded to the wire's precision. grad_norm: L2,
     before clipping. applied: False where gradients overflowed. stop: some rank was asked to stop.
-    scale: the loss scale that was used. collectives: how many this update took. step_size: d of
-    Prodigy, else None.
+    scale: the loss scale that was used. step_size: d of Prodigy, else None.
     """
 
     loss: float
@@ -50,7 +49,6 @@ class Result:
     applied: bool
     stop: bool
     scale: float
-    collectives: int
     step_size: float | None = None
 
 
@@ -201,10 +199,8 @@ class Step:
                 total = tuple(map(operator.add, total, parts)) if total else parts
         with span("pack", update), device.mode(self.mode):
             wire = self.pack(Tensor(np.array([float(stop)], np.float32)), *total)
-        before = self.comm.collectives
         with span("all-reduce", update):
             wire = self.comm.all_reduce(wire)
-        collectives = self.comm.collectives - before
         with span("optimizer", update):
             knobs = self.optimizer.knobs(update=update, factor=factor, scale=scale)
             figures = self.optimizer.advance(wire, knobs, mode=self.mode)
@@ -222,7 +218,6 @@ class Step:
             applied=applied > 0,
             stop=stops > 0 or np.isnan(stops),
             scale=scale,
-            collectives=collectives,
             step_size=more[0] if more else None,
         )
 

@@ -189,7 +189,7 @@ def tell(
     drawing: float,
 ) -> None:
     """What came of it, and where to look."""
-    collectives = sorted({line["collectives"] for line in metrics})
+    collectives = sorted({line["collectives"] - line["skipped"] for line in metrics})
     median = float(np.median([line["seconds"] for line in metrics]))
     print(f"\n{len(metrics)} updates in {training:.0f} s, of {median:.2f} s each;", end=" ")
     print(f"collectives an update: {', '.join(map(str, collectives))}; pictures {drawing:.0f} s")

@@ -254,6 +254,12 @@ def shapes(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", ["2x2x1", "4x1x1"])
+def test_one_collective_an_update_of_pictures_of_several_shapes(shapes: Path, name: str) -> None:
+    assert jobs.collectives(shapes / name) == {1}
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["1x1x4", "2x2x1", "4x1x1", "graph", "resumed"])
 def test_buckets_learn_the_same_on_any_cards_compiled_and_resumed(shapes: Path, name: str) -> None:
     one, other = (jobs.adapter(shapes / folder) for folder in ("1x4x1", name))

@@ -46,6 +46,7 @@ def test_the_update_is_repeated_at_half_the_scale(story: Story) -> None:
     assert [line["skipped"] for line in lines] == [1 if u == BAD else 0 for u in range(UPDATES)]
     scales = [line["loss_scale"] for line in lines]
     assert scales == [scales[0]] * BAD + [scales[0] / 2] * (UPDATES - BAD)
+    assert [line["collectives"] for line in lines] == [1 + line["skipped"] for line in lines]
 
 
 def test_it_was_applied_on_no_rank(story: Story) -> None:

@@ -95,7 +95,7 @@ def test_sources_that_changed_since_they_were_loaded_have_no_key_of_their_own(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """What is on the disk then is not what was compiled."""
-    monkeypatch.setattr(compile_cache, "LOADED", 0.0)
+    monkeypatch.setattr(compile_cache, "STARTED", 0.0)
     assert facts_of(Layer()) != facts_of(Layer())
 
 
@@ -138,3 +138,19 @@ def test_functions_are_told_by_what_they_hold() -> None:
         functools.partial(int, base=16)
     )
     assert compile_cache.told(range(2)) != compile_cache.told(range(3))
+
+
+class Scaled:
+    """A callable object, which a cell may have as an attribute."""
+
+    def __init__(self, by: float) -> None:
+        self.by = by
+        self.itself = self
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return x * self.by
+
+
+def test_callable_objects_are_told_by_what_they_hold() -> None:
+    assert compile_cache.told(Scaled(2)) == compile_cache.told(Scaled(2))
+    assert compile_cache.told(Scaled(2)) != compile_cache.told(Scaled(3))
