@@ -8,9 +8,12 @@ and loss and learning rate read after each step. `peer.py bare` is the UNet's fo
 for the adapter's gradients, with mindbooth's LoRA layers and nothing else.
 
 Both get their pictures prepared, and run on the device as mindbooth sets it up: with the operators
-that it replaces on a CPU, of which some are there for speed alone. Rank 0 writes
-found.json: seconds of each step, the most memory that was resident, and how many parameters the
-UNet has. `peer.py launch LAUNCHER_OPTIONS -- ...` starts several workers of them.
+that it replaces on a CPU, of which some are there for speed alone. Rank 0 writes found.json:
+seconds of each step, and the most memory that was resident. `peer.py launch LAUNCHER_OPTIONS --
+...` starts several workers of them.
+
+`peer.py between FILE TRAIN_OPTIONS` is `mindbooth train`, but that before each update, and on its
+batches, the bare forward and backward is done once more; FILE gets the seconds of each update's.
 """
 
 import argparse
@@ -52,7 +55,7 @@ def main() -> int:
     comm = device.start(Placement.from_environ(os.environ), target=options.device_target)
     from mindbooth.trainer.memory import Host
 
-    run, parameters = (step if options.what == "step" else bare)(options, comm)
+    run = (step if options.what == "step" else bare)(options, comm)
     seconds, host = [], Host()
     with device.mode(options.mode):
         for update in range(options.updates):
@@ -62,7 +65,7 @@ def main() -> int:
             run()
             seconds.append(time.perf_counter() - began)
     if comm.rank == 0:
-        found = {"seconds": seconds, "peak": host.read()[1], "parameters": parameters}
+        found = {"seconds": seconds, "peak": host.read()[1]}
         (options.output_dir / "found.json").write_text(json.dumps(found))
     return 0
 
@@ -102,10 +105,10 @@ def conditions(unet: Any, resolution: int) -> tuple[Any, Any, Any]:
     return tuple(ms.Tensor(array) for array in made)  # type: ignore[return-value]
 
 
-def bare(options: argparse.Namespace, comm: Any) -> tuple[Run, int]:
+def bare(options: argparse.Namespace, comm: Any) -> Run:
     """Forward and backward for the gradients of mindbooth's own adapter layers, and no more."""
     import mindspore as ms
-    from mindspore import Tensor, nn, ops
+    from mindspore import Tensor
 
     from mindbooth.trainer import lora
 
@@ -118,6 +121,18 @@ def bare(options: argparse.Namespace, comm: Any) -> tuple[Run, int]:
         Tensor(random.standard_normal((1, 4, sample, sample), np.float32)) for _ in range(2)
     )
     timestep = Tensor([500.0], ms.float32)
+    cell = bare_cell(unet)
+
+    def run() -> float:
+        loss, _ = cell(noisy, timestep, target, text, pooled, ids)
+        return float(loss.asnumpy())
+
+    return run
+
+
+def bare_cell(unet: Any) -> Any:
+    """Noisy latents, timestep, target, texts and size ids -> loss and gradients."""
+    from mindspore import nn, ops
 
     class Bare(nn.Cell):
         def __init__(self) -> None:
@@ -138,26 +153,58 @@ def bare(options: argparse.Namespace, comm: Any) -> tuple[Run, int]:
         def construct(self, *inputs):  # type: ignore[no-untyped-def]
             return self.gradients(*inputs)
 
-    cell = Bare()
-
-    def run() -> float:
-        loss, _ = cell(noisy, timestep, target, text, pooled, ids)
-        return float(loss.asnumpy())
-
-    return run, sum(p.size for p in unet.get_parameters())
+    return Bare()
 
 
-def step(options: argparse.Namespace, comm: Any) -> tuple[Run, int]:
+def between(argv: list[str]) -> int:
+    """`mindbooth train`, with the bare forward and backward before each update."""
+    from mindbooth.trainer import __main__ as trainer
+
+    trainer.hide_chatter()
+    trainer.keep_torch_out()
+    from mindspore import Tensor
+
+    from mindbooth.trainer import device, loop
+    from mindbooth.trainer.step import inputs
+
+    seconds: dict[int, float] = {}  # an update that overflows is repeated
+
+    class Between(loop.Step):
+        def prepare(self, batch: Any) -> None:
+            super().prepare(batch)
+            self.bare = bare_cell(self.adapter.models["unet"])
+            self.run_bare([batch])
+
+        def __call__(self, update: int, factor: float, batches: Any, *, stop: bool) -> Any:
+            seconds[update] = seconds.get(update, 0) + self.run_bare(batches)
+            return super().__call__(update, factor, batches, stop=stop)
+
+        def run_bare(self, batches: Any) -> float:
+            """Seconds. Its inputs are ready before."""
+            given = []
+            for batch in batches:
+                noisy, timesteps, target, _, ids, _, *text = inputs(batch, Tensor(1.0))
+                given.append((noisy, timesteps, target, *text, ids))
+            began = time.perf_counter()
+            with device.mode(self.mode):
+                for tensors in given:
+                    self.bare(*tensors)[0].asnumpy()
+            return time.perf_counter() - began
+
+    loop.Step = Between  # type: ignore[misc]
+    ended = trainer.main(argv[1:])
+    Path(argv[0]).write_text(json.dumps(list(seconds.values())))
+    return ended
+
+
+def step(options: argparse.Namespace, comm: Any) -> Run:
     """One whole step of the example's kind, on one picture a worker."""
     import mindspore as ms
-    from mindone import transformers
-
-    assert transformers.AutoModel  # the whole package, as a script imports it
     from mindone.diffusers import AutoencoderKL, DDPMScheduler
     from mindone.diffusers.training_utils import TrainStep
     from mindone.peft import LoraConfig
     from mindone.transformers import (
-        AutoModel,  # noqa: F401 (all of it, as a script has it)
+        AutoModel,  # noqa: F401 (then it is the whole package, as a script has it)
         CLIPTextModel,
         CLIPTextModelWithProjection,
     )
@@ -230,19 +277,21 @@ def step(options: argparse.Namespace, comm: Any) -> tuple[Run, int]:
 
     cell = Step().set_train()
     random = np.random.default_rng(comm.rank)
-    pixels = random.uniform(-1, 1, (5, 1, 3, options.resolution, options.resolution))
+    side = options.resolution
+    pixels = random.uniform(-1, 1, (5, 1, 3, side, side)).astype(np.float32)
     tokens = random.integers(3, 700, (5, 2, 1, 32)).astype(np.int32)
     done = 0
 
     def run() -> tuple[float, float]:
         nonlocal done
         at, done = done % len(pixels), done + 1
-        given = [Tensor(pixels[at].astype(np.float32)), *map(Tensor, tokens[at]), ids]
+        given = [Tensor(pixels[at]), *map(Tensor, tokens[at]), ids]
         loss, _ = cell(*given)
         return float(loss.asnumpy()), float(optimizer.get_lr().asnumpy())
 
-    return run, sum(p.size for p in unet.get_parameters())
+    return run
 
 
 if __name__ == "__main__":
-    sys.exit(launch(sys.argv[2:]) if sys.argv[1:2] == ["launch"] else main())
+    ways = {"launch": launch, "between": between}
+    sys.exit(ways[sys.argv[1]](sys.argv[2:]) if sys.argv[1] in ways else main())

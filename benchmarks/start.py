@@ -1,11 +1,12 @@
-"""Start-up: whole processes, from start to first update, against the least that could be done.
+"""Start-up: whole processes, from start to first update, against parts of it alone.
 
 `start.py` runs whole processes on the mini SDXL in turns, and compares medians. Its parts:
 
 update   `mindbooth train` with a full cache (PyNative), until the first line of metrics.jsonl;
          against `import mindspore` alone, against a process that only loads the UNet by mindone's
-         own from_pretrained, and against a training that is told what it needs instead of finding
-         out (no listing, no digests, no keys, no look into the cache).
+         own from_pretrained (as it comes, and without model families of no use), and against a
+         training that is told what it needs instead of finding out (no listing, no digests, no
+         keys, no look into the cache).
 compile  graph mode with an empty --compile_cache, and once more with what that start left there.
 launch   `mindbooth launch` of two workers that only join their group, to its end, against bare
          msrun of the same workers.
@@ -65,6 +66,7 @@ def update(folder: Path, repeats: int) -> list[Any]:
         {
             "import": lambda: until_said(folder, "nothing"),
             "unet": lambda: until_said(folder, "unet"),
+            "lean": lambda: until_said(folder, "lean"),
             "train": lambda: first_update(folder, TRAIN),
             "told": lambda: first_update(folder, me("told", kept)),
         },
@@ -72,12 +74,19 @@ def update(folder: Path, repeats: int) -> list[Any]:
     return [
         of("import mindspore", taken["import"], "s"),
         of("load the UNet alone, by mindone", taken["unet"], "s"),
+        of("load the UNet alone, without model families of no use", taken["lean"], "s"),
         of("start to first update, warm cache", taken["train"], "s"),
         ratio(
             "start to first update, against loading the UNet alone",
             taken["train"],
             taken["unet"],
             bar=MOST_OF_UNET,
+            better="lower",
+        ),
+        ratio(
+            "start to first update, against loading it without those families",
+            taken["train"],
+            taken["lean"],
             better="lower",
         ),
         ratio(
@@ -98,13 +107,7 @@ def compile_cache(folder: Path, repeats: int) -> list[Any]:
     for _ in range(repeats):
         graphs = fresh(folder) / "graphs"
         for taken in (first, second):
-            try:
-                taken.append(first_update(folder, TRAIN, "graph", "--compile_cache", str(graphs)))
-            except RunError as err:
-                if "no option --compile_cache" not in str(err):
-                    raise
-                print("start: this mindbooth has no --compile_cache: that part is left out")
-                return []
+            taken.append(first_update(folder, TRAIN, "graph", "--compile_cache", str(graphs)))
     return [
         of("start to first update, graph compiled", first, "s"),
         of("start to first update, graph from the compile cache", second, "s"),
@@ -224,14 +227,21 @@ def nothing(sign: str) -> int:
     return 0
 
 
-def unet(sign: str) -> int:
+def lean(sign: str) -> int:
+    """As `unet`, but without the model families that mindbooth leaves out."""
+    return unet(sign, whole=False)
+
+
+def unet(sign: str, *, whole: bool = True) -> int:
     """The UNet as mindone loads it, with the operators that a CPU lacks."""
     from mindbooth.trainer import __main__ as trainer
 
     trainer.hide_chatter()
     trainer.keep_torch_out()
-    from mindbooth.trainer import cpu_ops
+    from mindbooth.trainer import cpu_ops, lazy
 
+    if not whole:
+        lazy.install()
     cpu_ops.install()
     from mindone.diffusers import UNet2DConditionModel
 
@@ -294,7 +304,7 @@ def launch(*argv: str) -> int:
 
 
 CHILDREN: dict[str, Callable[..., int]] = {
-    child.__name__: child for child in (nothing, unet, fill, told, join, launch)
+    child.__name__: child for child in (nothing, unet, lean, fill, told, join, launch)
 }
 
 if __name__ == "__main__":

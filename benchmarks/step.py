@@ -1,10 +1,12 @@
 """Updates a second against what a user would run instead, and against the bare UNet.
 
 `step.py` runs, in turns and in whole processes: mindbooth as users start it, the step made of
-mindone's own parts (`peer.py step`), and the UNet's forward and backward alone (`peer.py bare`); on
-the mini SDXL and on the random model of models.py, batch 1 a worker, fp32, in one process and
-under `mindbooth launch` with 2 and 4 workers, which starts both sides with the same msrun and the
-same threads. The first updates of a process are left out; its figure is the median of the others.
+mindone's own parts (`peer.py step`), and the UNet's forward and backward alone (`peer.py bare`, for
+its memory; for its time in one process with the updates, `peer.py between`, because two processes
+that do the same differ by more than is looked for); on the mini SDXL and on the random model of
+models.py, batch 1 a worker, fp32, in one process and under `mindbooth launch` with 2 and 4 workers,
+which starts both sides with the same msrun and the same threads. The first updates of a process are
+left out; its figure is the median of the others.
 """
 
 import argparse
@@ -57,10 +59,12 @@ class Case:
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """Of rank 0. seconds: an update's; memory: most that was resident during updates, in GB."""
+    """Of rank 0. seconds: an update's; memory: most that was resident during updates, in GB.
+    collectives: an update's, those that overflowed counted apart."""
 
     seconds: float
     memory: float
+    collectives: tuple[int, ...] = ()
 
 
 CASES = (
@@ -77,7 +81,7 @@ CASES = (
     Case(subject="50 M", workers=2, mode="pynative"),
     Case(subject="50 M", workers=4, mode="pynative"),
 )
-MOST_OVER_BARE, MOST_MEMORY, MOST_ACCUMULATED = 1.10, 1.15, 1.05
+MOST_OVER_BARE, MOST_MEMORY, MOST_ACCUMULATED, MOST_COLLECTIVES = 1.10, 1.15, 1.05, 1
 
 
 def main() -> int:
@@ -118,46 +122,45 @@ class Bench:
 
     def compared(self, case: Case, repeats: int) -> list[Figure]:
         """mindbooth against the peer."""
-        ours, peer = [], []
+        runs, peer = [], []
         for _ in range(repeats):
-            ours.append(self.mindbooth(case).seconds)
+            runs.append(self.mindbooth(case))
             peer.append(self.peer("step", case).seconds)
+        ours = [run.seconds for run in runs]
         told(case.name, mindbooth=ours, peer=peer)
-        return [
-            ratio(
-                f"updates/s against mindone's step: {case.name}",
-                peer,
-                ours,
-                bar=case.bar,
-                better="higher",
-            )
-        ]
+        name = f"updates/s against mindone's step: {case.name}"
+        found = [ratio(name, peer, ours, bar=case.bar, better="higher")]
+        if case.workers > 1:
+            each = [count for run in runs for count in run.collectives]
+            name = f"collectives an update: {case.name}"
+            found.append(of(name, each, "", bar=MOST_COLLECTIVES, better="lower"))
+        return found
 
     def floors(self, repeats: int) -> list[Figure]:
         """The larger model on one worker: against its bare forward and backward."""
         case = Case(subject="50 M", workers=1, mode="graph")
-        ours, bare, many = [], [], []
+        one, many, memory = [], [], []
         for _ in range(repeats):
-            ours.append(self.mindbooth(case))
-            bare.append(self.peer("bare", case))
-            many.append(self.mindbooth(case, accumulation=ACCUMULATED))
-        seconds, floor = ([m.seconds for m in some] for some in (ours, bare))
-        accumulated = [m.seconds / ACCUMULATED for m in many]
-        told("50 M", mindbooth=seconds, bare=floor, micro_step=accumulated)
+            one.append(self.between(case, accumulation=1))
+            many.append(self.between(case, accumulation=ACCUMULATED))
+            memory.append((self.mindbooth(case).memory, self.peer("bare", case).memory))
+        (updates, floor), (accumulated, floors), (ours, bare) = (
+            zip(*some, strict=True) for some in (one, many, memory)
+        )
+        told("50 M", update=updates, bare=floor, micro_steps=accumulated, bare_ones=floors)
         figure = functools.partial(ratio, better="lower")
         return [
             of("bare forward and backward of the 50 M UNet", floor, "s"),
             figure(
-                "update against bare forward and backward: 50 M", seconds, floor,
+                "update against bare forward and backward: 50 M", updates, floor,
                 bar=MOST_OVER_BARE,
             ),
             figure(
                 f"update of {ACCUMULATED} micro-steps against as many bare ones: 50 M",
-                accumulated, floor, bar=MOST_ACCUMULATED,
+                accumulated, floors, bar=MOST_ACCUMULATED,
             ),
             figure(
-                "resident memory against the bare step's process: 50 M",
-                [m.memory for m in ours], [m.memory for m in bare],
+                "resident memory against the bare step's process: 50 M", ours, bare,
                 bar=MOST_MEMORY,
             ),
         ]  # fmt: skip
@@ -170,29 +173,42 @@ class Bench:
             run([sys.executable, HERE / "models.py", model])
         return Subject(model=model, resolution=models.RESOLUTION, captions="caption" in name)
 
-    def mindbooth(self, case: Case, accumulation: int = 1) -> Measured:
-        subject = self.subject(case.subject)
+    def mindbooth(self, case: Case) -> Measured:
         output = self.output()
-        flags = [
+        start = [sys.executable, "-m", "mindbooth.launch"]
+        if case.workers == 1:
+            command = [*start, "train", "--device_target", "CPU"]
+        else:
+            count = ["--device_target", "CPU", "--nproc_per_node", case.workers]
+            command = [*start, "launch", *count, "--"]
+        told = run([*command, *self.flags(case, output)])
+        lines = metrics(output)
+        return Measured(
+            seconds=later([line["seconds"] for line in lines]),
+            memory=peak_of_updates(told),
+            collectives=tuple(int(line["collectives"] - line["skipped"]) for line in lines),
+        )
+
+    def between(self, case: Case, accumulation: int) -> tuple[float, float]:
+        """Seconds of an update, and of the bare forward and backward of its batches."""
+        output, kept = self.output(), self.folder / "bare.json"
+        flags = [*self.flags(case, output), "--gradient_accumulation_steps", accumulation]
+        run([sys.executable, HERE / "peer.py", "between", kept, "--device_target", "CPU", *flags])
+        bare: list[float] = json.loads(kept.read_text())
+        both = [line["seconds"] for line in metrics(output)]
+        return later([b - a for a, b in zip(bare, both, strict=True)]), later(bare)
+
+    def flags(self, case: Case, output: Path) -> list[object]:
+        """Those of a training."""
+        subject = self.subject(case.subject)
+        return [
             "--pretrained_model_name_or_path", subject.model,
             "--instance_data_dir", self.pictures(subject),
             "--instance_prompt", "a photo of sks robot", "--resolution", subject.resolution,
-            "--train_batch_size", 1, "--gradient_accumulation_steps", accumulation,
-            "--mode", case.mode, "--max_train_steps", self.updates, "--report_to", "none",
-            "--latent_cache_dir", self.folder / "cache", "--output_dir", output, "--profile",
-            "--compile_cache", "off",
+            "--train_batch_size", 1, "--mode", case.mode, "--max_train_steps", self.updates,
+            "--report_to", "none", "--latent_cache_dir", self.folder / "cache",
+            "--output_dir", output, "--profile", "--compile_cache", "off",
         ]  # fmt: skip
-        start = [sys.executable, "-m", "mindbooth.launch"]
-        if case.workers == 1:
-            told = run([*start, "train", "--device_target", "CPU", *flags])
-        else:
-            count = ["--device_target", "CPU", "--nproc_per_node", case.workers]
-            told = run([*start, "launch", *count, "--", *flags])
-        lines = (output / "metrics.jsonl").read_text().splitlines()
-        return Measured(
-            seconds=later([json.loads(line)["seconds"] for line in lines]),
-            memory=peak_of_updates(told),
-        )
 
     def peer(self, what: str, case: Case) -> Measured:
         subject = self.subject(case.subject)
@@ -227,6 +243,10 @@ class Bench:
     def output(self) -> Path:
         self.runs += 1
         return self.folder / f"out-{self.runs}"
+
+
+def metrics(output: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
 
 
 def later(seconds: Sequence[float]) -> float:
