@@ -13,7 +13,7 @@ seconds of each step, and the most memory that was resident. `peer.py launch LAU
 ...` starts several workers of them.
 
 `peer.py between FILE TRAIN_OPTIONS` is `mindbooth train`, but that before each update, and on its
-batches, the bare forward and backward is done once more; FILE gets the seconds of each update's.
+batches, the bare forward and backward is done; FILE gets its seconds, and all that it took.
 """
 
 import argparse
@@ -167,33 +167,38 @@ def between(argv: list[str]) -> int:
     from mindbooth.trainer import device, loop
     from mindbooth.trainer.step import inputs
 
-    seconds: dict[int, float] = {}  # an update that overflows is repeated
+    took: dict[int, list[float]] = {}  # by update: the bare ones, and all that is none of its own
 
     class Between(loop.Step):
         def prepare(self, batch: Any) -> None:
-            super().prepare(batch)
+            # First: the second graph of a process is up to a tenth slower.
             self.bare = bare_cell(self.adapter.models["unet"])
             self.run_bare([batch])
+            super().prepare(batch)
 
         def __call__(self, update: int, factor: float, batches: Any, *, stop: bool) -> Any:
-            seconds[update] = seconds.get(update, 0) + self.run_bare(batches)
+            before = took.get(update, [0, 0])  # it overflowed, and is repeated
+            took[update] = [a + b for a, b in zip(before, self.run_bare(batches), strict=True)]
             return super().__call__(update, factor, batches, stop=stop)
 
-        def run_bare(self, batches: Any) -> float:
-            """Seconds. Its inputs are ready before."""
-            given = []
+        def run_bare(self, batches: Any) -> tuple[float, float]:
+            """Seconds; and with those before: its inputs are ready, and what an update left for the
+            next graph to do is done."""
+            came, given = time.perf_counter(), []
             for batch in batches:
                 noisy, timesteps, target, _, ids, _, *text = inputs(batch, Tensor(1.0))
                 given.append((noisy, timesteps, target, *text, ids))
-            began = time.perf_counter()
             with device.mode(self.mode):
+                self.bare(*given[0])[0].asnumpy()
+                began = time.perf_counter()
                 for tensors in given:
                     self.bare(*tensors)[0].asnumpy()
-            return time.perf_counter() - began
+            ended = time.perf_counter()
+            return ended - began, ended - came
 
     loop.Step = Between  # type: ignore[misc]
     ended = trainer.main(argv[1:])
-    Path(argv[0]).write_text(json.dumps(list(seconds.values())))
+    Path(argv[0]).write_text(json.dumps(list(took.values())))
     return ended
 
 

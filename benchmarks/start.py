@@ -87,6 +87,7 @@ def update(folder: Path, repeats: int) -> list[Any]:
             "start to first update, against loading it without those families",
             taken["train"],
             taken["lean"],
+            bar=MOST_OF_UNET,
             better="lower",
         ),
         ratio(

@@ -194,9 +194,9 @@ class Bench:
         output, kept = self.output(), self.folder / "bare.json"
         flags = [*self.flags(case, output), "--gradient_accumulation_steps", accumulation]
         run([sys.executable, HERE / "peer.py", "between", kept, "--device_target", "CPU", *flags])
-        bare: list[float] = json.loads(kept.read_text())
+        bare, more = zip(*json.loads(kept.read_text()), strict=True)
         both = [line["seconds"] for line in metrics(output)]
-        return later([b - a for a, b in zip(bare, both, strict=True)]), later(bare)
+        return later([b - a for a, b in zip(more, both, strict=True)]), later(bare)
 
     def flags(self, case: Case, output: Path) -> list[object]:
         """Those of a training."""
