@@ -62,6 +62,7 @@ class Optimizer(nn.Cell):
         self.epsilon = epsilon
         self.max_grad_norm = max_grad_norm
         self.limit = limit
+        self._state: dict[str, Tensor] = {}
         self.load(dict.fromkeys(self.STATE, np.zeros(master.shape)))
 
     def knobs(self, *, update: int, factor: float, scale: float) -> Tensor:
