@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from mindbooth.launch.unet import UNet, layers
+
 MINI = Path(__file__).resolve().parent.parent / "examples" / "mini-sdxl" / "model"
 RESOLUTION = 128
 CHANGES: dict[str, dict[str, Any]] = {  # to the configurations of the mini SDXL
@@ -114,40 +116,14 @@ def macs(parts: Mapping[str, Mapping[str, Any]], tokens: int) -> dict[str, float
 
 def _unet(unet: Mapping[str, Any], tokens: int) -> float:
     """Of an SDXL whose first level has no attention."""
-    widths: Sequence[int] = unet["block_out_channels"]
-    depths, layers = unet["transformer_layers_per_block"], unet["layers_per_block"]
-    area = unet["sample_size"] ** 2
-
-    def transformer(width: int, area: int, depth: int) -> int:
-        itself = 4 * area * width**2 + 2 * area**2 * width
-        across = (
-            2 * area * width**2
-            + 2 * tokens * unet["cross_attention_dim"] * width
-            + 2 * area * tokens * width
-        )
-        return 2 * area * width**2 + depth * (itself + across + 12 * area * width**2)
-
-    total, skips, before = 9 * 4 * area * widths[0], [widths[0]], widths[0]
-    for level, width in enumerate(widths):
-        for _ in range(layers):
-            total += _resnet(before, width, area)
-            total += transformer(width, area, depths[level]) if level else 0
-            before = width
-            skips.append(width)
-        if level < len(widths) - 1:
-            area //= 4
-            total += 9 * area * width**2
-            skips.append(width)
-    total += 2 * _resnet(before, before, area) + transformer(before, area, depths[-1])
-    for level, width in reversed([*enumerate(widths)]):
-        for _ in range(layers + 1):
-            total += _resnet(before + skips.pop(), width, area)
-            total += transformer(width, area, depths[level]) if level else 0
-            before = width
-        if level:
-            area *= 4
-            total += 9 * area * width**2
-    return total + 9 * 4 * area * before
+    shape = UNet(
+        channels=tuple(unet["block_out_channels"]),
+        blocks=(0, *unet["transformer_layers_per_block"][1:]),
+        resnets=unet["layers_per_block"],
+        context=unet["cross_attention_dim"],
+        tokens=tokens,
+    )
+    return sum(layer.flops for layer in layers(shape, unet["sample_size"] ** 2)) / 2
 
 
 def _encoder(vae: Mapping[str, Any]) -> float:

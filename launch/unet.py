@@ -25,6 +25,7 @@ class UNet:
     blocks: tuple[int, ...] = (0, 2, 10)
     resnets: int = 2  # at each level on the way down, and one more on the way up
     context: int = 2048  # of a token's embedding
+    tokens: int = TOKENS
     added: int = 2816  # pooled text and sizes
     latents: int = 4
 
@@ -86,20 +87,20 @@ def layers(unet: UNet, places: int) -> Iterator[Layer]:
         here = places // 4**level
         for _ in range(unet.resnets):
             yield from _resnet(now, channels, time, here)
-            yield from _attention(channels, blocks, unet.context, here)
+            yield from _attention(unet, channels, blocks, here)
             now = channels
             skips.append(now)
         if level < len(levels) - 1:
             yield Layer(now, now, here // 4, 9)
             skips.append(now)
     yield from _resnet(now, now, time, here)
-    yield from _attention(now, blocks, unet.context, here)
+    yield from _attention(unet, now, blocks, here)
     yield from _resnet(now, now, time, here)
     for level, (channels, blocks) in reversed(levels):
         here = places // 4**level
         for _ in range(unet.resnets + 1):
             yield from _resnet(now + skips.pop(), channels, time, here)
-            yield from _attention(channels, blocks, unet.context, here)
+            yield from _attention(unet, channels, blocks, here)
             now = channels
         if level:
             yield Layer(now, now, 4 * here, 9)
@@ -113,13 +114,13 @@ def _resnet(before: int, after: int, time: int, places: int) -> Iterator[Layer]:
         yield Layer(before, after, places)
 
 
-def _attention(width: int, blocks: int, context: int, places: int) -> Iterator[Layer]:
+def _attention(unet: UNet, width: int, blocks: int, places: int) -> Iterator[Layer]:
     if not blocks:
         return
     yield from [Layer(width, width, places)] * 2  # into the blocks, and out of them
     for _ in range(blocks):
         yield from [Layer(width, width, places, kind="lora")] * 6  # q, k, v, out; q, out
-        yield from [Layer(context, width, TOKENS, kind="lora")] * 2  # k, v of the text
+        yield from [Layer(unet.context, width, unet.tokens, kind="lora")] * 2  # k, v of the text
         yield Layer(places, width, places, 2, kind="product")
-        yield Layer(TOKENS, width, places, 2, kind="product")
+        yield Layer(unet.tokens, width, places, 2, kind="product")
         yield from (Layer(width, 8 * width, places), Layer(4 * width, width, places))
