@@ -189,7 +189,7 @@ def test_a_run_leaves_what_the_design_says_and_nothing_else(runs: Runs) -> None:
     ours = {"cache", "runs.json", "ended.json"}
     names = {f"{name}-{wire}" for name in SPLITS for wire in AGREEMENT}
     made = {path.name for path in runs.folder.iterdir()}
-    assert made - ours == names | {"graph", "start", "again", "photos"}
+    assert made - ours == names | {"graph", "prodigy", "start", "again", "photos"}
 
 
 def test_no_secret_of_the_environment_is_written(runs: Runs) -> None:
