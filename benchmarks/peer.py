@@ -298,5 +298,5 @@ def step(options: argparse.Namespace, comm: Any) -> Run:
 
 
 if __name__ == "__main__":
-    ways = {"launch": launch, "between": between}
-    sys.exit(ways[sys.argv[1]](sys.argv[2:]) if sys.argv[1] in ways else main())
+    way = {"launch": launch, "between": between}.get("".join(sys.argv[1:2]))
+    sys.exit(way(sys.argv[2:]) if way else main())

@@ -2,4 +2,4 @@
 
 import time
 
-STARTED = time.time()  # no other file of ours that runs here was read before
+STARTED = time.time()  # no file that a graph depends on was read before
