@@ -171,8 +171,7 @@ def metrics(output: Path) -> list[dict[str, float]]:
 
 
 def collectives(output: Path) -> set[float]:
-    """How many there were from one line of metrics to the next, but for the updates that
-    overflowed, which are one each."""
+    """How many each update took, but for those that overflowed, which are one each."""
     return {line["collectives"] - line["skipped"] for line in metrics(output)}
 
 

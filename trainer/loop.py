@@ -138,7 +138,7 @@ def _train(run: Run, stop: StopRequest, phases: Phases, heart: Heart,
             for update, batches in enumerate(trace.waits(feed, first), start=first):
                 with phases("updates"):
                     result, figures = _settle(run, step, update, factor(update), batches, stop)
-                figures["collectives"], before = comm.collectives - before, comm.collectives
+                figures["collectives"] = comm.collectives - before
                 figures["seconds"] = round(time.perf_counter() - began, 4)
                 profile.step()
                 stopped = result.stop
@@ -155,7 +155,7 @@ def _train(run: Run, stop: StopRequest, phases: Phases, heart: Heart,
                 if done < run.updates and validation.due(update, done):
                     with phases("validation pictures"), _as_used(run, step):
                         trackers.pictures(validation.make(done))
-                began = time.perf_counter()
+                began, before = time.perf_counter(), comm.collectives
             finished = done == run.updates
             if finished:
                 _export(run, adapter, step)

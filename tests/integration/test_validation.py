@@ -78,6 +78,11 @@ def test_two_ranks_make_the_pictures_of_one_and_each_once(
     assert "pictures 3/3" in together[1]  # of 6, by rank 0
 
 
+def test_what_pictures_take_is_no_part_of_an_update(together: tuple[Path, str]) -> None:
+    """Ranks share their pictures by a collective, between the updates."""
+    assert jobs.collectives(together[0]) == {1}
+
+
 def test_a_seed_is_the_same_picture_each_time(alone: Path) -> None:
     first, last = (pixels(alone / f"samples/update-00000{update}.png") for update in (1, 2))
     assert np.array_equal(first[TITLE:], last[TITLE:])
