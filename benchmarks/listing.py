@@ -1,11 +1,13 @@
 """What a run does with 100,000 pictures before it trains, and what it holds in memory.
 
 `listing.py` makes a folder of that many small pictures, a cache with an entry for each, and runs
-each measurement in fresh processes; it prints medians. The steps are those of a warm start: the
-folder is listed (without captions, with a text file beside each picture, with metadata.jsonl),
-digests and sizes come from what is remembered, frames and keys are made, and the cache is looked
-through. Memory is what is resident in a process that has MindSpore loaded, as every rank has, once
-20,000 samples were read as batches, of few pictures or of many; all that was planned is kept.
+each measurement in fresh processes; it prints medians. A warm start is the trainer's own look at
+its input, of a run on the mini SDXL: the folder is listed, digests and sizes come from what is
+remembered, frames, keys and the order of samples are made; and then the cache is looked through.
+Modules and tokenizers are loaded before. Parts of it are measured by themselves: listing (without
+captions, with a text file beside each picture, with metadata.jsonl), and what is remembered. Memory
+is what is resident in such a process once 20,000 samples were read as batches, of few pictures or
+of many; all that was planned is kept.
 """
 
 import argparse
@@ -19,31 +21,29 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
-from mindbooth.data import collector, entry, examples, framing, pictures, recipes
-from mindbooth.data.batches import Embedded, Item, Reader, Side, Source, Variant
+from mindbooth.data import collector, entry, examples, pictures
+from mindbooth.data.batches import Embedded, Reader, Side, Source
 from mindbooth.data.cache import Store
 from mindbooth.data.prefetch import Prefetch
-from mindbooth.data.stream import Stream, micro_batch
+from mindbooth.data.stream import micro_batch
 
+if TYPE_CHECKING:
+    from mindbooth.trainer.run import Run
+
+MINI = Path(__file__).resolve().parent.parent / "examples" / "mini-sdxl" / "model"
 COUNT = 100_000
 FEW, MANY = 1_000, 20_000
 SAMPLES = 20_000
 BATCH = 4
 SIDE = 8  # of a picture, and of its latents: what is read does not matter here, but how often
-TARGET = (64, 64)
+TARGET = 64
 PROMPT = "a photo of sks dog"
 KINDS = {"folder alone": "alone", "a .txt beside each": "texts", "metadata.jsonl": "metadata"}
-# Of the configuration of SDXL's VAE, which is part of each key.
-VAE = {
-    "act_fn": "silu", "block_out_channels": [128, 256, 512, 512], "force_upcast": True,
-    "in_channels": 3, "latent_channels": 4, "layers_per_block": 2, "norm_num_groups": 32,
-    "out_channels": 3, "sample_size": 1024, "scaling_factor": 0.13025,
-    "down_block_types": ["DownEncoderBlock2D"] * 4, "up_block_types": ["UpDecoderBlock2D"] * 4,
-}  # fmt: skip
+FIRST = "first"  # the folder of one picture that a process plans before it is measured
 
 
 def main() -> int:
@@ -62,6 +62,8 @@ def main() -> int:
             told: run("listed", root / kind, root / "cache", repeats=options.repeats)
             for told, kind in KINDS.items()
         }
+        recalled = run("recalled", root / "alone", root / "cache", repeats=options.repeats)
+        write_pictures(root / FIRST, 1, "alone")
         planned = run("planned", root / "alone", root / "cache", repeats=options.repeats)
         resident = {}
         for count in (FEW, MANY):
@@ -81,6 +83,7 @@ def main() -> int:
     row("looked at for the first time (one process)", looked["looked at"])
     for told, found in listed.items():
         row(f"listed, {told}", found["listed"])
+    row("digests and sizes, remembered", recalled["recalled"])
     row("warm start, in all", whole, "bar: 5")
     for what, seconds in planned.items():
         row(f"  {what}", seconds)
@@ -125,42 +128,57 @@ def fill(folder: Path, cache: Path) -> dict[str, float]:
     """Looks at all pictures and publishes an entry for each."""
     clock = Clock()
     later = time.time_ns() + 10**10  # or the youngest files would not be remembered
-    files = [example.file for example in examples.from_folder(folder, caption=PROMPT).examples]
     with clock.of("looked at"):
-        pictures.look_at(files, cache, now_ns=lambda: later)
-    latents = np.zeros((4, SIDE, SIDE), np.float32)
-    for item in plan(folder, cache, Clock()).items:
-        write_entry(cache, item.variants[0].latents, mean=latents, std=latents)
-    embeds = np.zeros((1, 8), np.float32)
-    write_entry(cache, recipes.key({"prompt": PROMPT}), prompt_embeds=embeds, pooled=embeds[0])
+        pictures.look_at(files_of(folder), cache, now_ns=lambda: later)
+    needed = look(folder, cache).needed
+    latents, embeds = np.zeros((4, SIDE, SIDE), np.float32), np.zeros((1, 8), np.float32)
+    for key in needed.pictures:
+        write_entry(cache, key, mean=latents, std=latents)
+    for key in needed.texts.values():
+        write_entry(cache, key, prompt_embeds=embeds, pooled=embeds[0])
     return clock.seconds
 
 
 def listed(folder: Path, cache: Path) -> dict[str, float]:
     clock = Clock()
     with clock.of("listed"):
-        examples.from_folder(folder, caption=PROMPT)
+        files_of(folder)
     return clock.seconds
+
+
+def recalled(folder: Path, cache: Path) -> dict[str, float]:
+    clock = Clock()
+    files = files_of(folder)
+    with clock.of("recalled"):
+        pictures.look_at(files, cache)
+    return clock.seconds
+
+
+@collector.at_rest()
+def files_of(folder: Path) -> list[str]:
+    return [example.file for example in examples.from_folder(folder, caption=PROMPT).examples]
 
 
 def planned(folder: Path, cache: Path) -> dict[str, float]:
     clock = Clock()
-    items = plan(folder, cache, clock).items
+    look(folder.with_name(FIRST), cache)  # loads the tokenizers and all modules
+    with clock.of("planned"):
+        run = look(folder, cache)
+        assert sum(map(len, run.streams[0].buckets)) == COUNT
     with clock.of("looked for in the cache"):
-        absent = Store(cache).missing(item.variants[0].latents for item in items)
+        absent = run.store.missing(run.needed.keys)
     assert not absent, f"{len(absent)} entries are not where they were put"
     return clock.seconds
 
 
 def resident(folder: Path, cache: Path) -> dict[str, float]:
     """Reads batches as the training does, and asks what is in memory then."""
-    import mindspore  # noqa: F401
-
-    planned = plan(folder, cache, Clock())
-    read = Reader(store=Store(cache), repair=gone)
-    stream = Stream.of(0, len(planned.items))
+    run = look(folder, cache)
+    read = Reader(store=run.store, repair=gone)
     side = Side(
-        stream=stream, items=planned.items, objective=lambda x, eps, u: (x + eps, u, eps, x)
+        stream=run.streams[0],
+        items=run.needed.items,
+        objective=lambda x, eps, u: (x + eps, u, eps, x),
     )
     source = Source(read=read, sides=(side,), texts=Embedded(read=read), scale=1.0)
     with Prefetch(
@@ -179,47 +197,18 @@ def gone(key: str) -> NoReturn:
     raise AssertionError(f"entry {key} is not where it was put")
 
 
-class Plan(NamedTuple):
-    """All of it stays for as long as the run does."""
+def look(folder: Path, cache: Path) -> "Run":
+    """What a training on these pictures is, as the trainer finds it out."""
+    from mindbooth.trainer import parse, place, run
+    from mindbooth.trainer.device import Comm
 
-    found: Sequence[examples.Example]
-    frames: Sequence[framing.Frame]
-    items: Sequence[Item]
-
-
-@collector.at_rest()
-def plan(folder: Path, cache: Path, clock: Clock) -> Plan:
-    """What the trainer finds out before it looks into the cache."""
-    with clock.of("listed"):
-        found = examples.from_folder(folder, caption=PROMPT).examples
-    with clock.of("digests and sizes, remembered"):
-        known = pictures.look_at([example.file for example in found], cache)
-    with clock.of("frames"):
-        frames = [frame_of(known[example.file]) for example in found]
-    with clock.of("keys"):
-        encoding, text = latents_encoding(), recipes.key({"prompt": PROMPT})
-        items = tuple(
-            Item(variants=(variant(known[example.file].digest, frame, encoding),), text=text)
-            for example, frame in zip(found, frames, strict=True)
-        )
-    return Plan(found, frames, items)
-
-
-def frame_of(picture: pictures.Picture) -> framing.Frame:
-    return framing.variants(
-        picture.size, picture.digest, target=TARGET, center_crop=False, random_flip=False
-    )[0]
-
-
-def latents_encoding() -> str:
-    return recipes.latents_encoding(
-        interpolation="lanczos", vae_digest="0" * 64, vae_config=VAE, dtype="fp32"
-    )
-
-
-def variant(digest: str, frame: framing.Frame, encoding: str) -> Variant:
-    key = recipes.latents_key(encoding, image_digest=digest, frame=frame)
-    return Variant(latents=key, time_ids=frame.time_ids)
+    words = [
+        "--pretrained_model_name_or_path", MINI, "--instance_data_dir", folder,
+        "--instance_prompt", PROMPT, "--resolution", TARGET, "--min_image_size", 1,
+        "--latent_cache_dir", cache, "--output_dir", cache / "output",
+    ]  # fmt: skip
+    config, _ = parse.parse(list(map(str, words)))
+    return run.look(config, place.meet(config, Comm(), {}), trains=False)
 
 
 def write_pictures(folder: Path, count: int, kind: str) -> None:
@@ -249,9 +238,11 @@ def write_entry(cache: Path, key: str, **tensors: Any) -> None:
     path.write_bytes(entry.pack(key, tensors, {}))
 
 
+MEASURES = (fill, listed, recalled, planned, resident)
+
 if __name__ == "__main__":
     if len(sys.argv) == 4 and not sys.argv[1].startswith("-"):
-        measure = {one.__name__: one for one in (fill, listed, planned, resident)}[sys.argv[1]]
+        measure = {one.__name__: one for one in MEASURES}[sys.argv[1]]
         json.dump(measure(Path(sys.argv[2]), Path(sys.argv[3])), sys.stdout)
     else:
         sys.exit(main())

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .cache import Missing, Store
-from .framing import Size
+from .framing import Frame, Size
 from .stream import Purpose, Stream
 
 Floats = NDArray[np.float32]
@@ -32,15 +32,12 @@ _CAPTIONS_KEPT = 1024
 
 
 class Variant(NamedTuple):
-    """One frame of a picture: the key of its latents, and what SDXL is told about it."""
+    """A picture in a frame. latents: the key of its entry. file, digest: of the picture."""
 
     latents: str
-    time_ids: tuple[int, ...]
-
-    @property
-    def size(self) -> Size:
-        """(height, width) in pixels."""
-        return self.time_ids[4], self.time_ids[5]
+    frame: Frame
+    file: str
+    digest: str
 
 
 class Item(NamedTuple):
@@ -83,7 +80,7 @@ class Side:
 
     def variant(self, k: int, size: Size) -> Variant:
         """Which frame of its picture sample k is, of those that have this size."""
-        variants = [variant for variant in self.item(k).variants if variant.size == size]
+        variants = [variant for variant in self.item(k).variants if variant.frame.size == size]
         assert variants, f"sample {k} has no frame of {size[0]} x {size[1]}"
         return variants[int(self.stream.generator(k, Purpose.VARIANT).random() * len(variants))]
 
@@ -190,7 +187,7 @@ class Source:
 
     def variant(self, side: Side, k: int) -> Variant:
         """Which frame of its picture sample k of a side is: one of the subject's size."""
-        return side.variant(k, self.sides[0].item(k).variants[0].size)
+        return side.variant(k, self.sides[0].item(k).variants[0].frame.size)
 
     def latents(self, side: Side, k: int) -> Floats:
         """A draw from the VAE's distribution for sample k, shifted and scaled.  -> (C, h, w)"""
@@ -210,4 +207,4 @@ class Source:
         u = float(side.stream.generator(k, Purpose.TIMESTEP).random())
         noisy, timestep, target, weight = side.objective(latents, noise, u)
         weight *= side.weight * len(self.sides)
-        return noisy, timestep, target, weight, self.variant(side, k).time_ids
+        return noisy, timestep, target, weight, self.variant(side, k).frame.time_ids

@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,7 +25,7 @@ UNREAD_PHOTOS = tuple(
     ".heic .heif .dng .raw .cr2 .cr3 .nef .arw .orf .raf .rw2 .psd .jxl".split()  # noqa: SIM905
 )
 _SHOWN = 8
-_digits = re.compile("([0-9]+)")
+_number = re.compile("[0-9]+")
 
 
 class Example(NamedTuple):
@@ -73,7 +74,8 @@ def repeated(examples: Iterable[Example], repeats: int) -> tuple[Example, ...]:
     """Each example `repeats` times, side by side."""
     if repeats < 1:
         raise DataError(f"repeats is {repeats}: a picture is used at least once, pass 1 or more")
-    return tuple(example for example in examples for _ in range(repeats))
+    examples = tuple(examples)
+    return tuple(chain.from_iterable(zip(*[examples] * repeats, strict=True)))
 
 
 def _remark(folder: Path, pictures: int, found: Captions, passed_over: Sequence[str]) -> str | None:
@@ -106,16 +108,18 @@ def _names(folder: Path) -> set[str]:
 
 
 def _in_order(names: Iterable[str]) -> list[str]:
-    # Sorted by plain text first, they are nearly in order: the costly keys are compared less often.
+    # By plain text first, which decides between names of one key.
     return sorted(sorted(names), key=_natural)
 
 
-def _natural(name: str) -> tuple[list[str | int], str]:
+def _natural(name: str) -> str:
     """Sort key: `dog2` before `dog10`, letters without case, and never by the locale of a host."""
-    # The split alternates text and digits, so equal places always hold equal types.
-    key: list[str | int] = _digits.split(name.lower())
-    key[1::2] = map(int, key[1::2])
-    return key, name
+    return _number.sub(_by_length, name.lower())
+
+
+def _by_length(number: re.Match[str]) -> str:
+    digits = number[0].lstrip("0")
+    return chr(len(digits)) + digits
 
 
 def is_picture(name: str) -> bool:

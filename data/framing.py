@@ -9,6 +9,7 @@ picture has the same ones, in every run.
 import hashlib
 import struct
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 Size = tuple[int, int]
@@ -60,19 +61,12 @@ def frame(
 ) -> Frame:
     """Fit a picture into `target`; `draw`, in [0, 1), places a random crop (row, column)."""
     resized = _covering(target, size)
-    room = (resized[0] - target[0], resized[1] - target[1])
+    down, across = resized[0] - target[0], resized[1] - target[1]
     if center_crop:
-        corner = (round(room[0] / 2), round(room[1] / 2))
+        top, left = round(down / 2), round(across / 2)
     else:
-        corner = (int(draw[0] * (room[0] + 1)), int(draw[1] * (room[1] + 1)))
-    return Frame(
-        original_size=size,
-        resized=resized,
-        flip=flip,
-        top=corner[0],
-        left=corner[1],
-        size=target,
-    )
+        top, left = int(draw[0] * (down + 1)), int(draw[1] * (across + 1))
+    return Frame(size, resized, flip, top, left, target)
 
 
 def variants(
@@ -106,6 +100,7 @@ def _draws(digest: str, count: int) -> Sequence[tuple[float, float]]:
     return [(row / 2**32, column / 2**32) for row, column in _pairs(drawn)]
 
 
+@lru_cache(maxsize=4096)
 def _covering(target: Size, size: Size) -> Size:
     """The least size in which a picture covers `target`; rounded down, as in the known script."""
     assert min(target) > 0

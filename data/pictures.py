@@ -18,9 +18,9 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 from . import images
 from .atomic import replace_file
@@ -35,8 +35,7 @@ _AT_ONCE = 16  # pictures a task, which has a cost of its own
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Picture:
+class Picture(NamedTuple):
     """digest: SHA-256 of the file. size: (height, width) of the upright picture."""
 
     digest: str
@@ -79,13 +78,14 @@ def look_at(
 
 
 def _picture(answer: str) -> Picture:
-    digest, height, width, *_ = answer.split(maxsplit=3)
-    return Picture(digest, _size(height, width))
+    digest, _, rest = answer.partition(" ")
+    return Picture(digest, _size(rest))
 
 
 @lru_cache(maxsize=4096)
-def _size(height: str, width: str) -> Size:
-    """Few sizes differ, and each is kept once."""
+def _size(rest: str) -> Size:
+    """Few sizes differ, and each is kept once. rest: of an answer, behind the digest."""
+    height, width, *_ = rest.split()
     return int(height), int(width)
 
 
@@ -163,7 +163,9 @@ class _Memory:
     def recall(self, file: str) -> str | None:
         """The answer for a file that is as it was."""
         folder, _, name = file.rpartition("/")
-        known = self._of(folder).get(name, "")
+        known = self._of(folder).get(name)
+        if known is None:
+            return None
         state = _state(file)
         return known[: -len(state)] if state and known.endswith(state) else None
 

@@ -52,8 +52,9 @@ def latents_key(encoding: str, *, image_digest: str, frame: Frame) -> str:
 
     Numbers and digests need no JSON, and of this there are a hundred thousand before a run.
     """
-    places = (*frame.resized, frame.top, frame.left, *frame.size, int(frame.flip))
-    line = f"latents {encoding} {image_digest} {places}"
+    _, (rows, columns), flip, top, left, (height, width) = frame
+    places = f"{rows}, {columns}, {top}, {left}, {height}, {width}, {flip:d}"
+    line = f"latents {encoding} {image_digest} ({places})"
     return hashlib.sha256(line.encode("ascii")).hexdigest()
 
 

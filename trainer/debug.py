@@ -47,7 +47,7 @@ def show_batch(run: Run, source: Source, listed: Sequence[Sequence[Example]]) ->
         for k in samples:
             example = examples[side.stream.example(k)]
             caption = "(caption dropped)" if side.drops_caption(k) else example.caption
-            place = f"{example.image.name}, {source.variant(side, k).time_ids}"
+            place = f"{example.image.name}, {source.variant(side, k).frame.time_ids}"
             latents.append(source.latents(side, k))
             labels.append(f"sample {k}: {caption} ({place})")
     pictures = sample.decode(sdxl.load_vae(run.model), Tensor(np.stack(latents)))

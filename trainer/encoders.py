@@ -17,11 +17,12 @@ from mindspore import nn
 from PIL import Image
 
 from mindbooth.data import images
+from mindbooth.data.batches import Variant
 from mindbooth.data.digests import image_digest
 from mindbooth.data.errors import DataError
 
 from . import sdxl
-from .needed import Framed, Needed
+from .needed import Needed
 from .sdxl import Model
 
 Entry = dict[str, np.ndarray]
@@ -38,21 +39,21 @@ class Pixels:
         self._last: tuple[str, Image.Image] | None = None
 
     def __call__(self, key: str) -> np.ndarray | None:
-        framed = self._needed.pictures.get(key)
-        if framed is None:
+        variant = self._needed.pictures.get(key)
+        if variant is None:
             return None
         return images.render(
-            self._decoded(framed), framed.frame, interpolation=framed.interpolation
+            self._decoded(variant), variant.frame, interpolation=self._needed.interpolation
         )
 
-    def _decoded(self, framed: Framed) -> Image.Image:
-        if self._last is None or self._last[0] != framed.digest:
+    def _decoded(self, variant: Variant) -> Image.Image:
+        if self._last is None or self._last[0] != variant.digest:
             self._last = None  # one at a time: a picture may take half a gigabyte
-            path = Path(framed.file)
+            path = Path(variant.file)
             picture = images.load(path)
-            if image_digest(path) != framed.digest:
+            if image_digest(path) != variant.digest:
                 raise DataError(f"the picture {path} was changed during the run: start again")
-            self._last = (framed.digest, picture)
+            self._last = (variant.digest, picture)
         return self._last[1]
 
 

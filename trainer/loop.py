@@ -354,7 +354,8 @@ def _tell_start(run: Run, adapter: Adapter, first: int) -> None:
     )  # fmt: skip
     if run.config.data.buckets:
         sizes = (
-            (run.needed.items[some[0]].variants[0].size, len(some)) for some in run.needed.buckets
+            (run.needed.items[some[0]].variants[0].frame.size, len(some))
+            for some in run.needed.buckets
         )
         shown = ", ".join(f"{height}x{width} ({count})" for (height, width), count in sizes)
         log.info("Sizes, height first, and how many examples have them: %s.", shown)

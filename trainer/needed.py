@@ -29,28 +29,21 @@ REMARKS_SHOWN = 3  # of prompts that are cut, and of pictures that are enlarged
 Looker = Callable[[Sequence[str]], Mapping[str, Picture]]
 
 
-@dataclass(frozen=True, slots=True)
-class Framed:
-    """One entry of latents to be made: a picture in a frame."""
-
-    file: str
-    digest: str
-    frame: Frame
-    interpolation: str
-
-
 @dataclass(frozen=True, kw_only=True)
 class Needed:
     """What a run needs from the cache.
 
-    items: one an example; class_items: one a class example. pictures: cache key -> what the entry
-    is made of. texts: prompt -> key; none for text encoders in training, and an item's text is its
-    caption then. remarks: what the user should know about prompts and pictures.
+    items: one an example; class_items: one a class example. buckets: the examples of each size that
+    occurs. pictures: all their variants by key; `interpolation` is how these are resized. texts:
+    prompt -> key; none for text encoders in training, and an item's text is its caption then.
+    remarks: what the user should know about prompts and pictures.
     """
 
     items: tuple[Item, ...]
     class_items: tuple[Item, ...]
-    pictures: Mapping[str, Framed]
+    buckets: tuple[tuple[int, ...], ...]
+    pictures: Mapping[str, Variant]
+    interpolation: str
     texts: Mapping[str, str]
     remarks: tuple[str, ...]
 
@@ -58,11 +51,6 @@ class Needed:
     def keys(self) -> list[str]:
         """All keys, in the same order on every rank."""
         return [*self.pictures, *self.texts.values()]
-
-    @functools.cached_property
-    def buckets(self) -> tuple[tuple[int, ...], ...]:
-        """The examples of each size that occurs."""
-        return buckets.by_size([item.variants[0].size for item in self.items])
 
 
 def plan(examples: Sequence[Example], class_examples: Sequence[Example], prompts: Sequence[str],
@@ -80,38 +68,38 @@ def plan(examples: Sequence[Example], class_examples: Sequence[Example], prompts
         keys = {caption: key(caption) for caption in captions}
     known = look_at(list(dict.fromkeys(e.file for e in (*examples, *class_examples))))
     frames = _Frames(config, model, digests, known)
-    items = tuple(
-        Item(
-            variants=frames.of(e.file, frames.nearest(e.file)),
-            text=keys.get(e.caption, e.caption),
-        )
-        for e in examples
-    )
+    items = _items(examples, keys, lambda file: frames.of(file, [frames.nearest(file)]))
     small = _small(frames.made.values(), config)
+    sized = buckets.by_size([item.variants[0].frame.size for item in items])
     # A picture of the class is in a batch with one of the subject, whatever size that has.
-    sizes = sorted({item.variants[0].size for item in items})
-    class_items = tuple(
-        Item(
-            variants=tuple(v for size in sizes for v in frames.of(e.file, size)),
-            text=keys.get(e.caption, e.caption),
-        )
-        for e in class_examples
-    )
+    sizes = sorted(items[some[0]].variants[0].frame.size for some in sized)
     return Needed(
         items=items,
-        class_items=class_items,
+        class_items=_items(class_examples, keys, lambda file: frames.of(file, sizes)),
+        buckets=sized,
         pictures=frames.made,
+        interpolation=config.image_interpolation_mode,
         texts=keys,
         remarks=(*_cut(tokenizers, captions), *small),
     )
 
 
+def _items(
+    examples: Sequence[Example],
+    keys: Mapping[str, str],
+    variants_of: Callable[[str], tuple[Variant, ...]],
+) -> tuple[Item, ...]:
+    # A file may be that of several examples.
+    variants = {file: variants_of(file) for file in dict.fromkeys(e.file for e in examples)}
+    return tuple(Item(variants[e.file], keys.get(e.caption, e.caption)) for e in examples)
+
+
 class _Frames:
-    """The frames of pictures; keeps what each one's entry is made of in `made`."""
+    """The variants of pictures; keeps all by key in `made`."""
 
     def __init__(self, config: DataConfig, model: Model, digests: WeightDigests,
                  known: Mapping[str, Picture]) -> None:  # fmt: skip
-        self.made: dict[str, Framed] = {}
+        self.made: dict[str, Variant] = {}
         self._config = config
         self._known = known
         self._sizes = _sizes(config, model)
@@ -121,29 +109,28 @@ class _Frames:
             vae_config=model.config("vae"),
             dtype="fp32",
         )
-        self.of = functools.cache(self._of)
         self._nearest = functools.cache(functools.partial(buckets.nearest, sizes=self._sizes))
 
     def nearest(self, file: str) -> Size:
         """Which of the run's sizes a picture is brought to."""
         return self._nearest(self._known[file].size)
 
-    def _of(self, file: str, target: Size) -> tuple[Variant, ...]:
-        config, picture = self._config, self._known[file]
-        frames = framing.variants(
-            picture.size,
-            picture.digest,
-            target=target,
-            center_crop=config.center_crop,
-            random_flip=config.random_flip,
-            crops=config.crop_variants,
-        )
-        return tuple(self._variant(file, picture.digest, frame) for frame in frames)
-
-    def _variant(self, file: str, digest: str, frame: Frame) -> Variant:
-        key = recipes.latents_key(self._encoding, image_digest=digest, frame=frame)
-        self.made[key] = Framed(file, digest, frame, self._config.image_interpolation_mode)
-        return Variant(latents=key, time_ids=frame.time_ids)
+    def of(self, file: str, targets: Sequence[Size]) -> tuple[Variant, ...]:
+        config, (digest, size) = self._config, self._known[file]
+        made = []
+        for target in targets:
+            for frame in framing.variants(
+                size,
+                digest,
+                target=target,
+                center_crop=config.center_crop,
+                random_flip=config.random_flip,
+                crops=config.crop_variants,
+            ):
+                key = recipes.latents_key(self._encoding, image_digest=digest, frame=frame)
+                self.made[key] = variant = Variant(key, frame, file, digest)
+                made.append(variant)
+        return tuple(made)
 
 
 def _sizes(config: DataConfig, model: Model) -> tuple[Size, ...]:
@@ -177,10 +164,9 @@ def _cut(tokenizers: Sequence[Any], captions: Sequence[str]) -> list[str]:
     counters = [sdxl.token_counter(tokenizer) for tokenizer in tokenizers]
     room = tokenizers[0].model_max_length
     cut = [caption for caption in captions if any(count(caption) > room for count in counters)]
-    # A line takes two tokenizations, and only the first ones are shown.
-    told = [_too_long(tokenizers, caption) for caption in cut[: REMARKS_SHOWN + 1]]
-    rest = cut[REMARKS_SHOWN + 1 :]
-    return _shortened([*told, *rest], "{} more prompts are too long, and cut")
+    return _shortened(
+        cut, "{} more prompts are too long, and cut", lambda prompt: _too_long(tokenizers, prompt)
+    )
 
 
 def _too_long(tokenizers: Sequence[Any], prompt: str) -> str:
@@ -192,24 +178,30 @@ def _too_long(tokenizers: Sequence[Any], prompt: str) -> str:
     )
 
 
-def _small(made: Iterable[Framed], config: DataConfig) -> list[str]:
+def _small(made: Iterable[Variant], config: DataConfig) -> list[str]:
     """A line for each picture that is smaller than it should be."""
     least = config.min_image_size
-    told = {}
-    for framed in made:
-        height, width = framed.frame.original_size
-        shape = f"{framed.file} is {width} pixels wide and {height} high"
-        if least is not None and min(height, width) < least:
-            told[framed.file] = f"{shape}: less than --min_image_size {least}"
-        elif least is None and framed.frame.enlarges:
-            rows, columns = framed.frame.size
-            told[framed.file] = (
-                f"{shape}, and is enlarged for {columns} by {rows}: that trains blur"
-            )
-    return _shortened(list(told.values()), "{} more pictures are as small")
+    if least is None:
+        small = {file: frame for _, frame, file, _ in made if frame.enlarges}
+    else:
+        small = {file: frame for _, frame, file, _ in made if min(frame.original_size) < least}
+    return _shortened(
+        list(small),
+        "{} more pictures are as small",
+        lambda file: _too_small(file, small[file], least),
+    )
 
 
-def _shortened(lines: list[str], rest: str) -> list[str]:
-    if len(lines) <= REMARKS_SHOWN + 1:
-        return lines
-    return [*lines[:REMARKS_SHOWN], rest.format(len(lines) - REMARKS_SHOWN)]
+def _too_small(file: str, frame: Frame, least: int | None) -> str:
+    (height, width), (rows, columns) = frame.original_size, frame.size
+    shape = f"{file} is {width} pixels wide and {height} high"
+    if least is not None:
+        return f"{shape}: less than --min_image_size {least}"
+    return f"{shape}, and is enlarged for {columns} by {rows}: that trains blur"
+
+
+def _shortened(found: Sequence[str], rest: str, line: Callable[[str], str]) -> list[str]:
+    """A line for each of them, or for the first ones with how many more there are."""
+    if len(found) <= REMARKS_SHOWN + 1:
+        return [line(one) for one in found]
+    return [*map(line, found[:REMARKS_SHOWN]), rest.format(len(found) - REMARKS_SHOWN)]

@@ -272,12 +272,12 @@ def test_sdxl_is_told_the_upright_size_of_a_photograph_and_where_it_is_cropped(
         with Image.open(example.image) as photograph:
             width, height = ImageOps.exif_transpose(photograph).size
         plain, flipped = item.variants
-        *size, top, left, high, wide = plain.time_ids
+        *size, top, left, high, wide = plain.frame.time_ids
         assert (size, high, wide) == ([height, width], 32, 32)
         scale = 32 / min(height, width)
         assert 0 <= top <= height * scale - 32
         assert 0 <= left <= width * scale - 32
-        assert flipped.time_ids == plain.time_ids
+        assert flipped.frame.time_ids == plain.frame.time_ids
         assert flipped.latents != plain.latents
         corners.append((top, left))
     assert len(seen.examples) == 6

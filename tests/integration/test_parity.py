@@ -27,6 +27,7 @@ from mindbooth.data.batches import (
     Variant,
 )
 from mindbooth.data.cache import Store
+from mindbooth.data.framing import Frame
 from mindbooth.data.recipes import key
 from mindbooth.data.stream import Purpose, Stream
 from mindbooth.trainer.config import ObjectiveConfig
@@ -101,12 +102,16 @@ def ids(tiny_pipeline: Path) -> dict[str, Arrays]:
     return {caption: sdxl.tokens(tokenizers, caption) for caption in SUBJECT + CLASS}
 
 
+def framed(height: int, top: int) -> Frame:
+    return Frame((height, 50), (height, 50), False, top, 3, (32, 32))
+
+
 def source(one: dict[str, Any], store: Store, ids: dict[str, Arrays]) -> Source:
     options = ObjectiveConfig(do_edm_style_training=one["edm"], snr_gamma=one["gamma"])
     aims = choose(one["scheduler"], options)
     items = [
         Item(
-            variants=(Variant(latents=key({"picture": i}), time_ids=(40 + i, 50, i, 3, 32, 32)),),
+            variants=(Variant(key({"picture": i}), framed(40 + i, i), f"{i}.png", "0" * 64),),
             text=caption if one["text"] else key({"caption": caption}),
         )
         for i, caption in enumerate(SUBJECT + CLASS)
@@ -133,7 +138,7 @@ def raw(one: dict[str, Any], store: Store, ids: dict[str, Arrays]) -> dict[str, 
                 "latents": given.latents(side, k),
                 "noise": side.normal(k, Purpose.NOISE, LATENT),
                 "levels": np.int64(u * one["scheduler"]["num_train_timesteps"]),
-                "time_ids": np.array(given.variant(side, k).time_ids, np.float32),
+                "time_ids": np.array(given.variant(side, k).frame.time_ids, np.float32),
             }
             if one["text"]:
                 row["ids_1"], row["ids_2"] = ids[text]

@@ -23,7 +23,7 @@ from mindbooth.data.batches import (
 )  # fmt: skip
 from mindbooth.data.buckets import by_size
 from mindbooth.data.cache import Store
-from mindbooth.data.framing import Size
+from mindbooth.data.framing import Frame, Size
 from mindbooth.data.prefetch import Prefetch
 from mindbooth.data.recipes import key
 from mindbooth.data.stream import Purpose, Stream, micro_batch
@@ -59,15 +59,17 @@ def not_needed(name: str) -> dict[str, np.ndarray]:
     raise AssertionError(f"{name} is missing")
 
 
+def variant(key: str, top: int, left: int, size: Size) -> Variant:
+    return Variant(key, Frame((50, 60), (50, 60), False, top, left, size), "photo.png", "0" * 64)
+
+
 def source_in(root: Path, *, seed: int = 1, flips: bool = False) -> Source:
     store = Store(root)
     text = key({"text": 0})
     items = []
     for example in range(EXAMPLES):
         variants = tuple(
-            Variant(
-                latents=latents_key(example, flip), time_ids=(50, 60, example, int(flip), 24, 40)
-            )
+            variant(latents_key(example, flip), example, int(flip), (24, 40))
             for flip in ((False, True) if flips else (False,))
         )
         items.append(Item(variants=variants, text=text))
@@ -204,9 +206,11 @@ def test_an_option_more_leaves_the_other_draws_alone(tmp_path: Path) -> None:
 def test_flips_are_drawn_evenly_and_bring_their_own_ids(tmp_path: Path) -> None:
     source = source_in(tmp_path, flips=True)
     side = source.sides[0]
-    flipped = [source.variant(side, k).time_ids[3] for k in range(2000)]
+    flipped = [source.variant(side, k).frame.left for k in range(2000)]
     assert abs(np.mean(flipped) - 0.5) < 0.04
-    assert source.assemble([11]).time_ids[0].tolist() == list(source.variant(side, 11).time_ids)
+    assert source.assemble([11]).time_ids[0].tolist() == list(
+        source.variant(side, 11).frame.time_ids
+    )
 
 
 def test_the_seed_changes_every_draw(tmp_path: Path) -> None:
@@ -387,7 +391,7 @@ def variants_of(store: Store, picture: str, size: Size) -> tuple[Variant, ...]:
         name = key({"picture": picture, "size": size, "crop": crop})
         store.publish(name, entry_of(name, SHAPES[size]), note={})
         number = int(picture.split()[1])
-        made.append(Variant(latents=name, time_ids=(50, 60, number, crop, *size)))
+        made.append(variant(name, number, crop, size))
     return tuple(made)
 
 
@@ -409,7 +413,7 @@ def bucketed_in(root: Path) -> Source:
         )
         for number in range(EXAMPLES)
     ]
-    buckets = by_size([item.variants[0].size for item in subjects])
+    buckets = by_size([item.variants[0].frame.size for item in subjects])
     stream = Stream(1, buckets, samples_per_update=UPDATE)
     sides = (
         Side(stream=stream, items=subjects, objective=objective),
@@ -417,10 +421,6 @@ def bucketed_in(root: Path) -> Source:
     )
     read = Reader(store=store, repair=not_needed)
     return Source(read=read, sides=sides, texts=Embedded(read=read), scale=0.5)
-
-
-def test_a_variants_size_is_what_sdxl_is_told() -> None:
-    assert Variant(latents="", time_ids=(50, 60, 0, 0, *WIDE)).size == WIDE
 
 
 def test_a_batch_holds_one_size_which_the_class_follows(tmp_path: Path) -> None:
@@ -463,5 +463,5 @@ def test_class_pictures_come_once_an_epoch_whatever_their_size(tmp_path: Path) -
 def test_crops_of_a_size_are_drawn_evenly_on_both_sides(tmp_path: Path) -> None:
     source = bucketed_in(tmp_path)
     for side in source.sides:
-        crops = [source.variant(side, k).time_ids[3] for k in range(2000)]
+        crops = [source.variant(side, k).frame.left for k in range(2000)]
         assert abs(np.mean(crops) - 0.5) < 0.04

@@ -3,8 +3,9 @@
 import pytest
 
 from mindbooth.data import framing
+from mindbooth.data.batches import Variant
 from mindbooth.trainer.config import DataConfig
-from mindbooth.trainer.needed import Framed, _shortened, _small
+from mindbooth.trainer.needed import _shortened, _small
 
 SMALL, LARGE = (40, 90), (700, 900)  # height, width
 
@@ -15,11 +16,11 @@ def remarks(*sizes: tuple[int, int], **options: int) -> list[str]:
     )
     target = (config.resolution, config.resolution)
     made = [
-        Framed(
+        Variant(
+            "",
+            framing.frame(size, target=target, center_crop=True, flip=flip),
             f"{number}.png",
             "0" * 64,
-            framing.frame(size, target=target, center_crop=True, flip=flip),
-            "lanczos",
         )
         for number, size in enumerate(sizes)
         for flip in (False, True)
@@ -57,5 +58,5 @@ def test_many_small_pictures_are_counted() -> None:
 
 
 def test_one_line_is_not_left_out_to_be_counted() -> None:
-    assert _shortened(list("abcd"), "{} more") == list("abcd")
-    assert _shortened(list("abcde"), "{} more") == ["a", "b", "c", "2 more"]
+    assert _shortened("abcd", "{} more", str.upper) == ["A", "B", "C", "D"]
+    assert _shortened("abcde", "{} more", str.upper) == ["A", "B", "C", "2 more"]
