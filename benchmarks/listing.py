@@ -3,11 +3,11 @@
 `listing.py` makes a folder of that many small pictures, a cache with an entry for each, and runs
 each measurement in fresh processes; it prints medians. A warm start is the trainer's own look at
 its input, of a run on the mini SDXL: the folder is listed, digests and sizes come from what is
-remembered, frames, keys and the order of samples are made; and then the cache is looked through.
-Modules and tokenizers are loaded before. Parts of it are measured by themselves: listing (without
-captions, with a text file beside each picture, with metadata.jsonl), and what is remembered. Memory
-is what is resident in such a process once 20,000 samples were read as batches, of few pictures or
-of many; all that was planned is kept.
+remembered, frames, keys and buckets are made; others are told which entries it uses; and the cache
+is looked through. Modules and tokenizers are loaded before. Parts of it are measured by themselves:
+listing (without captions, with a text file beside each picture, with metadata.jsonl), and what is
+remembered. Memory is what is resident in such a process once 20,000 samples were read as batches,
+of few pictures or of many; all that was planned is kept.
 """
 
 import argparse
@@ -39,10 +39,18 @@ COUNT = 100_000
 FEW, MANY = 1_000, 20_000
 SAMPLES = 20_000
 BATCH = 4
-SIDE = 8  # of a picture, and of its latents: what is read does not matter here, but how often
+SIDE = 8  # of the smallest picture, and of all latents: what is read does not matter here
+WIDTHS, HEIGHTS = 50, 40  # how many differ
 TARGET = 64
 PROMPT = "a photo of sks dog"
 KINDS = {"folder alone": "alone", "a .txt beside each": "texts", "metadata.jsonl": "metadata"}
+ALONE = "one caption"
+# Which pictures a run has, and its flags.
+STARTS = {
+    ALONE: ("alone",),
+    "a caption each": ("metadata",),  # twice the entries
+    "buckets": ("alone", "--buckets"),
+}
 FIRST = "first"  # the folder of one picture that a process plans before it is measured
 
 
@@ -55,55 +63,73 @@ def main() -> int:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
+        cache = root / "cache"
+        write_pictures(root / FIRST, 1, "alone")
         for kind in KINDS.values():
             write_pictures(root / kind, COUNT, kind)
-        looked = run("fill", root / "alone", root / "cache", repeats=1)
+        looked = run("fill", root / "alone", cache, repeats=1)
         listed = {
-            told: run("listed", root / kind, root / "cache", repeats=options.repeats)
+            told: run("listed", root / kind, cache, repeats=options.repeats)
             for told, kind in KINDS.items()
         }
-        recalled = run("recalled", root / "alone", root / "cache", repeats=options.repeats)
-        write_pictures(root / FIRST, 1, "alone")
-        planned = run("planned", root / "alone", root / "cache", repeats=options.repeats)
-        resident = {}
-        for count in (FEW, MANY):
-            folder, cache = root / f"{count}", root / f"cache-{count}"
-            write_pictures(folder, count, "alone")
-            run("fill", folder, cache, repeats=1)
-            resident[count] = run("resident", folder, cache, repeats=options.repeats)
-    whole = [sum(one) for one in zip(*planned.values(), strict=True)]  # of each process
-    few, many = resident[FEW]["MiB"], resident[MANY]["MiB"]
-    made = [
-        figures.of(f"warm start with {COUNT} pictures", whole, "s", bar=5, better="lower"),
-        figures.ratio(
-            f"memory with {MANY} pictures, against {FEW}", many, few, bar=1.10, better="lower"
-        ),
-    ]
+        recalled = run("recalled", root / "alone", cache, repeats=options.repeats)
+        planned = {}
+        for told, (kind, *flags) in STARTS.items():
+            run("fill", root / kind, cache, *flags, repeats=1)
+            planned[told] = run("planned", root / kind, cache, *flags, repeats=options.repeats)
+        resident = {
+            (told, count): memory(root, kind, count, repeats=options.repeats)
+            for told, (kind, *_) in list(STARTS.items())[:2]
+            for count in (FEW, MANY)
+        }
     print(f"{COUNT} pictures, seconds, medians of {options.repeats} processes")
     row("looked at for the first time (one process)", looked["looked at"])
     for told, found in listed.items():
         row(f"listed, {told}", found["listed"])
     row("digests and sizes, remembered", recalled["recalled"])
-    row("warm start, in all", whole, "bar: 5")
-    for what, seconds in planned.items():
-        row(f"  {what}", seconds)
+    made = []
+    for told, found in planned.items():
+        whole = [sum(one) for one in zip(*found.values(), strict=True)]  # of each process
+        bar = 5 if told == ALONE else None  # the others have more entries, or choose sizes
+        made.append(
+            figures.of(f"warm start with {COUNT} pictures, {told}", whole, "s", bar=bar,
+                       better="lower")
+        )  # fmt: skip
+        row(f"warm start, {told}", whole, f"bar: {bar}" if bar else "")
+        for what, seconds in found.items():
+            row(what, seconds)
     print(f"MiB resident after {SAMPLES} samples were read")
-    for count, found in resident.items():
-        row(f"{count} pictures", found["MiB"])
-    more = statistics.median(many) - statistics.median(few)
-    row("KiB more for each picture", [more * 1024 / (MANY - FEW)])
-    row("ratio", [made[1].value], "bar: 1.10")
+    for (told, count), found in resident.items():
+        row(f"{count} pictures, {told}", found)
+    for told in dict.fromkeys(told for told, _ in resident):
+        few, many = resident[told, FEW], resident[told, MANY]
+        bar = 1.10 if told == ALONE else None
+        made.append(
+            figures.ratio(f"memory with {MANY} pictures, {told}, against {FEW}", many, few,
+                          bar=bar, better="lower")
+        )  # fmt: skip
+        more = statistics.median(many) - statistics.median(few)
+        row(f"ratio, {told}", [made[-1].value], f"bar: {bar:.2f}" if bar else "")
+        row("KiB more for each picture", [more * 1024 / (MANY - FEW)])
     figures.write(options.json, made)
     return figures.status(made)
 
 
 def row(what: str, values: Sequence[float], bar: str = "") -> None:
-    print(f"{what:>45} {statistics.median(values):8.2f}  {bar}")
+    print(f"{what:>50} {statistics.median(values):8.2f}  {bar}")
 
 
-def run(what: str, folder: Path, cache: Path, *, repeats: int) -> dict[str, list[float]]:
-    """What `what` finds in fresh processes, by name."""
-    command = [sys.executable, __file__, what, str(folder), str(cache)]
+def memory(root: Path, kind: str, count: int, *, repeats: int) -> list[float]:
+    """MiB that are resident in processes that have so many pictures."""
+    folder, cache = root / f"{kind}-{count}", root / f"cache-{kind}-{count}"
+    write_pictures(folder, count, kind)
+    run("fill", folder, cache, repeats=1)
+    return run("resident", folder, cache, repeats=repeats)["MiB"]
+
+
+def run(what: str, folder: Path, cache: Path, *flags: str, repeats: int) -> dict[str, list[float]]:
+    """What `what` finds in fresh processes, by name. flags: more of the training's."""
+    command = [sys.executable, __file__, what, str(folder), str(cache), *flags]
     found = [
         json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
         for _ in range(repeats)
@@ -124,22 +150,22 @@ class Clock:
         self.seconds[what] = time.perf_counter() - began
 
 
-def fill(folder: Path, cache: Path) -> dict[str, float]:
+def fill(folder: Path, cache: Path, *flags: str) -> dict[str, float]:
     """Looks at all pictures and publishes an entry for each."""
     clock = Clock()
     later = time.time_ns() + 10**10  # or the youngest files would not be remembered
     with clock.of("looked at"):
         pictures.look_at(files_of(folder), cache, now_ns=lambda: later)
-    needed = look(folder, cache).needed
+    run = look(folder, cache, *flags)
     latents, embeds = np.zeros((4, SIDE, SIDE), np.float32), np.zeros((1, 8), np.float32)
-    for key in needed.pictures:
+    for key in run.store.missing(run.needed.pictures):
         write_entry(cache, key, mean=latents, std=latents)
-    for key in needed.texts.values():
+    for key in run.store.missing(run.needed.texts.values()):
         write_entry(cache, key, prompt_embeds=embeds, pooled=embeds[0])
     return clock.seconds
 
 
-def listed(folder: Path, cache: Path) -> dict[str, float]:
+def listed(folder: Path, _: Path) -> dict[str, float]:
     clock = Clock()
     with clock.of("listed"):
         files_of(folder)
@@ -159,15 +185,20 @@ def files_of(folder: Path) -> list[str]:
     return [example.file for example in examples.from_folder(folder, caption=PROMPT).examples]
 
 
-def planned(folder: Path, cache: Path) -> dict[str, float]:
+def planned(folder: Path, cache: Path, *flags: str) -> dict[str, float]:
+    from mindbooth.trainer import precompute
+
+    vars(precompute)["Encoders"] = gone  # there is nothing to encode
     clock = Clock()
-    look(folder.with_name(FIRST), cache)  # loads the tokenizers and all modules
-    with clock.of("planned"):
-        run = look(folder, cache)
+    look(folder.with_name(FIRST), cache, *flags)  # loads the tokenizers and all modules
+    with clock.of("listed and planned"):
+        run = look(folder, cache, *flags)
         assert sum(map(len, run.streams[0].buckets)) == COUNT
-    with clock.of("looked for in the cache"):
-        absent = run.store.missing(run.needed.keys)
-    assert not absent, f"{len(absent)} entries are not where they were put"
+    with run.presence:
+        with clock.of("told to others who use the cache"):
+            run.presence.use(run.needed.keys)
+        with clock.of("looked for in the cache"):
+            precompute.fill(run)
     return clock.seconds
 
 
@@ -193,33 +224,32 @@ def resident(folder: Path, cache: Path) -> dict[str, float]:
     return {"MiB": pages * os.sysconf("SC_PAGE_SIZE") / 2**20}
 
 
-def gone(key: str) -> NoReturn:
-    raise AssertionError(f"entry {key} is not where it was put")
+def gone(*_: object) -> NoReturn:
+    raise AssertionError("an entry is not where it was put")
 
 
-def look(folder: Path, cache: Path) -> "Run":
+def look(folder: Path, cache: Path, *flags: str) -> "Run":
     """What a training on these pictures is, as the trainer finds it out."""
     from mindbooth.trainer import parse, place, run
     from mindbooth.trainer.device import Comm
 
     words = [
         "--pretrained_model_name_or_path", MINI, "--instance_data_dir", folder,
-        "--instance_prompt", PROMPT, "--resolution", TARGET, "--min_image_size", 1,
-        "--latent_cache_dir", cache, "--output_dir", cache / "output",
+        "--instance_prompt", PROMPT, "--resolution", TARGET, "--latent_cache_dir", cache,
+        "--output_dir", cache / "output", *flags,
     ]  # fmt: skip
     config, _ = parse.parse(list(map(str, words)))
     return run.look(config, place.meet(config, Comm(), {}), trains=False)
 
 
 def write_pictures(folder: Path, count: int, kind: str) -> None:
-    """Grey rectangles with a number behind them, so that no two files are the same."""
+    """Grey rectangles of many sizes with a number behind them: no two files are the same."""
     folder.mkdir()
-    header = b"P5 %d %d 255\n" % (SIDE, SIDE * 3 // 2)
     names = [f"picture{number}.pgm" for number in range(count)]
     for number, name in enumerate(names):
-        (folder / name).write_bytes(
-            header + bytes(SIDE * SIDE * 3 // 2) + number.to_bytes(4, "big")
-        )
+        width, height = SIDE + number % WIDTHS, SIDE + number // WIDTHS % HEIGHTS
+        header = b"P5 %d %d 255\n" % (width, height)
+        (folder / name).write_bytes(header + bytes(width * height) + number.to_bytes(4, "big"))
         if kind == "texts":
             (folder / f"picture{number}.txt").write_text(caption(number))
     if kind == "metadata":
@@ -228,7 +258,8 @@ def write_pictures(folder: Path, count: int, kind: str) -> None:
 
 
 def caption(number: int) -> str:
-    return f"{PROMPT} in a garden with flowers under a blue sky, taken at noon on day {number}"
+    """One of its own for each, of some hundred words."""
+    return f"{PROMPT} in a garden, day {number % 365} of year {number // 365}"
 
 
 def write_entry(cache: Path, key: str, **tensors: Any) -> None:
@@ -241,8 +272,7 @@ def write_entry(cache: Path, key: str, **tensors: Any) -> None:
 MEASURES = (fill, listed, recalled, planned, resident)
 
 if __name__ == "__main__":
-    if len(sys.argv) == 4 and not sys.argv[1].startswith("-"):
-        measure = {one.__name__: one for one in MEASURES}[sys.argv[1]]
-        json.dump(measure(Path(sys.argv[2]), Path(sys.argv[3])), sys.stdout)
-    else:
+    measure = {one.__name__: one for one in MEASURES}.get("".join(sys.argv[1:2]))
+    if measure is None:
         sys.exit(main())
+    json.dump(measure(*map(Path, sys.argv[2:4]), *sys.argv[4:]), sys.stdout)

@@ -81,11 +81,13 @@ def rate(folder: Path, jobs: tuple[int, ...], name: str) -> float:
         _, told = job.communicate()
         if job.returncode:
             sys.exit(told[-3000:])
-    return sum(map(appearance, caches))
+    pictures = len(list((folder / "pictures").iterdir()))
+    return sum(appearance(cache, pictures + 1) for cache in caches)  # a prompt, too
 
 
-def appearance(cache: Path) -> float:
+def appearance(cache: Path, entries: int) -> float:
     times = sorted(path.stat().st_mtime_ns for path in cache.glob("??/*.safetensors"))
+    assert len(times) == entries, f"{len(times)} entries in {cache}"
     return (len(times) - 1) / (times[-1] - times[0]) * 1e9
 
 

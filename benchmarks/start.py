@@ -5,8 +5,8 @@
 update   `mindbooth train` with a full cache (PyNative), until the first line of metrics.jsonl;
          against `import mindspore` alone, against a process that only loads the UNet by mindone's
          own from_pretrained (as it comes, and without model families of no use), and against a
-         training that is told what it needs instead of finding out (no listing, no digests, no
-         keys, no look into the cache).
+         training that is told what it needs instead of finding out (no digests, no keys, no look
+         into the cache).
 compile  graph mode with an empty --compile_cache, and once more with what that start left there.
 launch   `mindbooth launch` of two workers that only join their group, to its end, against bare
          msrun of the same workers.
@@ -91,7 +91,7 @@ def update(folder: Path, repeats: int) -> list[Any]:
             better="lower",
         ),
         ratio(
-            "start to first update, against one that looks at nothing",
+            "start to first update, against one that is told what it needs",
             taken["train"],
             taken["told"],
             bar=MOST_OF_TOLD,

@@ -17,8 +17,8 @@ import os
 import re
 import secrets
 import stat
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -109,10 +109,13 @@ class Store:
                 return tensors
         raise Missing(key)
 
-    def _present(self, root: str, keys: AbstractSet[str]) -> set[str]:
-        present: set[str] = set()
-        for folder in {key[:2] for key in keys}:
-            present |= keys & _entries(f"{root}/{folder}")
+    def _present(self, root: str, keys: Iterable[str]) -> set[str]:
+        folders = defaultdict(set)
+        for key in keys:
+            folders[key[:2]].add(key)
+        present = set().union(
+            *(inside & _entries(f"{root}/{name}") for name, inside in folders.items())
+        )
         if self._refused:
             present = {key for key in present if _file(root, key) not in self._refused}
         return present

@@ -9,7 +9,6 @@ import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -74,8 +73,7 @@ def repeated(examples: Iterable[Example], repeats: int) -> tuple[Example, ...]:
     """Each example `repeats` times, side by side."""
     if repeats < 1:
         raise DataError(f"repeats is {repeats}: a picture is used at least once, pass 1 or more")
-    examples = tuple(examples)
-    return tuple(chain.from_iterable(zip(*[examples] * repeats, strict=True)))
+    return tuple(example for example in examples for _ in range(repeats))
 
 
 def _remark(folder: Path, pictures: int, found: Captions, passed_over: Sequence[str]) -> str | None:
@@ -118,8 +116,10 @@ def _natural(name: str) -> str:
 
 
 def _by_length(number: re.Match[str]) -> str:
+    # How long it is, in characters that come before all that names usually have.
     digits = number[0].lstrip("0")
-    return chr(len(digits)) + digits
+    wholes, rest = divmod(len(digits), 31)
+    return "\x1f" * wholes + chr(rest) + digits
 
 
 def is_picture(name: str) -> bool:

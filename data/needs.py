@@ -20,7 +20,7 @@ _CURE = "Make it readable, start that run again, or remove it if that run is don
 
 def write(path: Path, keys: Iterable[str], *, writer: str = "") -> None:
     """Put the file in place whole, its folder too. `writer`: as of `replace_file`."""
-    text = "".join(f"{key}\n" for key in sorted(set(keys)))
+    text = "\n".join([*sorted(set(keys)), ""])
     replace_file(path, text.encode("ascii"), writer=writer)
 
 

@@ -78,14 +78,13 @@ def look_at(
 
 
 def _picture(answer: str) -> Picture:
-    digest, _, rest = answer.partition(" ")
-    return Picture(digest, _size(rest))
+    digest, height, width, *_ = answer.split(" ", 3)
+    return Picture(digest, _size(height, width))
 
 
 @lru_cache(maxsize=4096)
-def _size(rest: str) -> Size:
-    """Few sizes differ, and each is kept once. rest: of an answer, behind the digest."""
-    height, width, *_ = rest.split()
+def _size(height: str, width: str) -> Size:
+    """Few sizes differ, and each is kept once."""
     return int(height), int(width)
 
 

@@ -128,7 +128,8 @@ class _Frames:
                 crops=config.crop_variants,
             ):
                 key = recipes.latents_key(self._encoding, image_digest=digest, frame=frame)
-                self.made[key] = variant = Variant(key, frame, file, digest)
+                variant = Variant(latents=key, frame=frame, file=file, digest=digest)
+                self.made[key] = variant
                 made.append(variant)
         return tuple(made)
 
@@ -182,9 +183,9 @@ def _small(made: Iterable[Variant], config: DataConfig) -> list[str]:
     """A line for each picture that is smaller than it should be."""
     least = config.min_image_size
     if least is None:
-        small = {file: frame for _, frame, file, _ in made if frame.enlarges}
+        small = {one.file: one.frame for one in made if one.frame.enlarges}
     else:
-        small = {file: frame for _, frame, file, _ in made if min(frame.original_size) < least}
+        small = {one.file: one.frame for one in made if min(one.frame.original_size) < least}
     return _shortened(
         list(small),
         "{} more pictures are as small",

@@ -142,7 +142,6 @@ class Run:
             needs.write(self.output / needs.KEYS, self.needed.keys)
 
 
-@collector.at_rest()
 def look(config: TrainConfig, place: Place, *, trains: bool = True) -> Run:
     """Looks at model, pictures, checkpoint and output folder, and leaves no trace of that.
 
@@ -202,7 +201,6 @@ def _checked(run: Run, tracked: Sequence[str]) -> Run:
     return run
 
 
-@collector.at_rest()
 def with_class_images(run: Run, place: Place) -> Run:
     """The run with its class pictures, once all of them are there."""
     prior = run.config.prior
@@ -251,6 +249,7 @@ def _check_precision(config: TrainConfig) -> None:
             )
 
 
+@collector.at_rest()
 def _listing(config: TrainConfig, place: Place) -> Listing:
     data = config.data
     if data.dataset_name is None:
@@ -282,6 +281,7 @@ def _check_class_folder(config: TrainConfig) -> None:
     )
 
 
+@collector.at_rest()
 def _needed(config: TrainConfig, model: Model, place: Place, group: Sequence[int],
             instance: Sequence[Example], of_class: Sequence[Example],
             what: str = "pictures") -> Needed:  # fmt: skip

@@ -7,9 +7,10 @@ run that nothing happened to, bit for bit.
 import os
 import re
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from PIL import Image
 
 UPDATES = 4
 ENTRIES = 11  # five pictures, flipped and not, and a prompt
+MANY = 40  # crops of a picture, or as many as differ
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,28 +69,81 @@ def entries(cache: Path) -> list[Path]:
     return sorted(cache.glob("??/*.safetensors"))
 
 
-def precompute(given: Given, cache: Path, workers: int, name: str) -> list[str]:
-    flags = given.flags(latent_cache_dir=cache, output_dir=name, crop_variants=4)
+def precompute(given: Given, cache: Path, workers: int, name: str, *, crops: int = 4) -> list[str]:
+    flags = given.flags(latent_cache_dir=cache, output_dir=name, crop_variants=crops)
     command = jobs.launch(workers)
     return [*command[: len(jobs.MINDBOOTH) + 1], "--job", "precompute",
             *command[len(jobs.MINDBOOTH) + 1 :], *flags]  # fmt: skip
 
 
-@pytest.mark.parametrize("workers", [(4,), (2, 2)], ids=["4 ranks", "2 jobs of 2 ranks"])
-def test_each_entry_is_encoded_once_over_ranks_and_jobs(
-    given: Given, tmp_path: Path, workers: tuple[int, ...]
+def test_each_entry_is_encoded_once_over_ranks(given: Given, tmp_path: Path) -> None:
+    job = jobs.run(precompute(given, tmp_path / "cache", 4, "out"), tmp_path)
+    assert job.process.returncode == 0, job.told
+    assert encoded(job) == len(entries(tmp_path / "cache")) > 20
+
+
+@contextmanager
+def two_at_work(given: Given, folder: Path) -> Iterator[tuple[Job, Job]]:
+    """Jobs of two ranks that fill one cache. The first one stands still until the second encodes,
+    so that both do."""
+    commands = [precompute(given, folder / "cache", 2, f"out-{i}", crops=MANY) for i in (0, 1)]
+    with jobs.started(commands[0], folder) as first:
+        first.until(lambda: entries(folder / "cache"))
+        stopped = jobs.workers(folder / "out-0").values()
+        assert len(stopped) == 2, first.told
+        for pid in stopped:
+            os.kill(pid, signal.SIGSTOP)
+        there = len(entries(folder / "cache"))
+        with jobs.started(commands[1], folder) as second:
+            second.until(lambda: len(entries(folder / "cache")) > there)
+            for pid in stopped:
+                os.kill(pid, signal.SIGCONT)
+            yield first, second
+
+
+@pytest.fixture(scope="module")
+def fresh(given: Given, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """Every entry, as a job makes it that nobody disturbs."""
+    folder = tmp_path_factory.mktemp("fresh")
+    job = jobs.run(precompute(given, folder / "cache", 1, "out", crops=MANY), folder)
+    assert job.process.returncode == 0, job.told
+    return contents(folder / "cache")
+
+
+def contents(cache: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in entries(cache)}
+
+
+def test_each_entry_is_encoded_once_over_jobs(
+    given: Given, fresh: dict[str, bytes], tmp_path: Path
 ) -> None:
-    with ExitStack() as stack:
-        started = [
-            stack.enter_context(
-                jobs.started(precompute(given, tmp_path / "cache", count, f"out-{i}"), tmp_path)
-            )
-            for i, count in enumerate(workers)
-        ]
+    with two_at_work(given, tmp_path) as started:
         for job in started:
             assert job.end() == 0, job.told
-        made = [encoded(job) for job in started]
-    assert sum(made) == len(entries(tmp_path / "cache")) > 20, made
+    made = [encoded(job) for job in started]
+    assert min(made) > 0
+    assert sum(made) == len(fresh)
+    assert contents(tmp_path / "cache") == fresh
+
+
+@pytest.mark.parametrize("whom", ["a rank", "a job"])
+def test_whoever_is_killed_while_encoding_every_entry_is_right(
+    given: Given, fresh: dict[str, bytes], tmp_path: Path, whom: str
+) -> None:
+    cache = tmp_path / "cache"
+    with two_at_work(given, tmp_path) as (first, second):
+        dead = jobs.left(tmp_path / "out-0") | {first.process.pid}
+        if whom == "a rank":
+            dead = {jobs.workers(tmp_path / "out-0")[1]}
+        for pid in dead:
+            os.kill(pid, signal.SIGKILL)
+        assert len(entries(cache)) < len(fresh), "too late: all is done"
+        assert first.end() != 0
+        assert second.end() == 0, second.told
+    assert contents(cache) == fresh
+    verify = jobs.run([*jobs.MINDBOOTH, "cache", "verify", "--latent_cache_dir", cache], tmp_path)
+    assert verify.process.returncode == 0, verify.told
+    assert not [path for path in cache.rglob("*") if path.suffix in (".part", ".claim")]
 
 
 def test_what_was_precomputed_is_not_encoded_again(given: Given, tmp_path: Path) -> None:
@@ -140,17 +195,25 @@ def test_a_hundred_damages_are_told_and_encoded_again(given: Given, tmp_path: Pa
 
 
 @pytest.mark.parametrize("mode", ["pynative", "graph"])
-def test_training_goes_on_when_its_cache_is_deleted(
-    given: Given, tmp_path: Path, mode: str
+@pytest.mark.parametrize("harm", ["deleted", "damaged"])
+def test_training_goes_on_with_the_same_numbers_when_its_cache_is(
+    given: Given, tmp_path: Path, harm: str, mode: str
 ) -> None:
     cache = Path(shutil.copytree(given.cache, tmp_path / "cache"))
     flags = given.flags(latent_cache_dir=cache, mode=mode, max_train_steps=30)
-    with jobs.started([*jobs.MINDBOOTH, "train", *flags], tmp_path) as job:
+    command = [*jobs.MINDBOOTH, "train", *flags, "--output_dir"]
+    sound = jobs.run([*command, "sound"], tmp_path)
+    assert sound.process.returncode == 0, sound.told
+    with jobs.started([*command, "out"], tmp_path) as job:
         job.until_updates(tmp_path / "out", 2)
-        shutil.rmtree(cache)
+        if harm == "deleted":
+            shutil.rmtree(cache)
+        for path in entries(cache):
+            path.write_bytes(path.read_bytes()[:-1] + b"?")
         assert job.end() == 0, job.told
     assert jobs.updates(tmp_path / "out") == 30
-    assert "is damaged" not in job.told
+    assert np.array_equal(jobs.adapter(tmp_path / "out"), jobs.adapter(tmp_path / "sound"))
+    assert ("is damaged" in job.out + job.err) == (harm == "damaged")
     assert entries(cache), "what was encoded again is kept"
 
 

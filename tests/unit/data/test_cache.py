@@ -78,6 +78,13 @@ def test_missing_keeps_the_order_and_names_each_once(store: Store) -> None:
     assert store.missing([]) == []
 
 
+def test_an_entry_in_another_ones_folder_is_missing(store: Store) -> None:
+    for key in KEYS[:2]:
+        store.publish(key, tensors(), note=NOTE)
+    store.path(KEY).rename(store.path(KEYS[1]).with_name(store.path(KEY).name))
+    assert store.missing(KEYS[:2]) == store.missing([KEY]) == [KEY]
+
+
 def test_what_was_read_stays_as_it_is_whatever_is_read_next(store: Store) -> None:
     for number, key in enumerate(KEYS[:40]):
         store.publish(key, tensors(number), note=NOTE)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from entries import KEY, KEYS, NOTE, tensors
 
+from mindbooth.data import cache
 from mindbooth.data.cache import Missing, Store
 from mindbooth.data.errors import DataError
 
@@ -78,6 +79,18 @@ def test_a_disk_that_fills_up_within_an_entry_keeps_nothing_of_it(
     files = {path for path in small_disk.rglob("*") if path.is_file()}
     assert files == {store.path(KEY), small_disk / "filler"}
     assert store.missing(KEYS[:2], verify=True) == [KEYS[1]]
+
+
+def test_a_quota_that_is_used_up_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **options: object) -> None:
+        raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+
+    store = Store(tmp_path)
+    monkeypatch.setattr(cache, "replace_file", refuse)
+    with pytest.raises(
+        DataError, match=r"the quota of space or files there is used up .*Free some"
+    ):
+        store.publish(KEY, tensors(), note=NOTE)
 
 
 def test_an_entry_is_not_lost_when_its_replacement_does_not_fit(small_disk: Path) -> None:

@@ -27,6 +27,21 @@ def test_names_sort_naturally_and_without_case(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+def test_numbers_sort_by_their_value_however_long_and_with_zeros(tmp_path: Path) -> None:
+    numbers = ["0", "1", "9", "10", "31", "0099", "100", *(f"1{'0' * n}" for n in (29, 30, 31)),
+               *(f"{first}{'5' * n}" for n in (49, 61, 62) for first in "12")]  # fmt: skip
+    names = [f"a{number}.png" for number in numbers]
+    fill(tmp_path, *reversed(names), "ab.png", "a.png")
+    assert listed(tmp_path) == [*names, "a.png", "ab.png"]
+
+
+def test_names_of_equal_numbers_sort_by_their_text(tmp_path: Path) -> None:
+    fill(tmp_path, "a2.png", "A2.png", "a002.png", "a02.png", "a0.png", "a00.png", "A0x.png")
+    assert listed(tmp_path) == [
+        "a0.png", "a00.png", "A0x.png", "A2.png", "a002.png", "a02.png", "a2.png",
+    ]  # fmt: skip
+
+
 def test_what_is_no_picture_is_passed_over_and_named_once(tmp_path: Path) -> None:
     others = (
         ".DS_Store", "Thumbs.db", ".cache/huggingface/x.png", ".hidden.png", "notes.txt",
