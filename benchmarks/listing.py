@@ -12,6 +12,7 @@ of few pictures or of many; all that was planned is kept.
 
 import argparse
 import json
+import logging
 import os
 import statistics
 import subprocess
@@ -238,6 +239,7 @@ def look(folder: Path, cache: Path, *flags: str) -> "Run":
         "--instance_prompt", PROMPT, "--resolution", TARGET, "--latent_cache_dir", cache,
         "--output_dir", cache / "output", *flags,
     ]  # fmt: skip
+    logging.disable(logging.WARNING)  # such as that the pictures are small
     config, _ = parse.parse(list(map(str, words)))
     return run.look(config, place.meet(config, Comm(), {}), trains=False)
 
