@@ -1,7 +1,7 @@
 """The garbage collector, kept from walking what a run plans while it is made.
 
-Plans hold no cycles, and of 100,000 pictures they are some 800,000 objects: looking through them
-again and again takes a fifth of the time in which they are made (benchmarks/listing.py).
+Plans hold no cycles, and of 100,000 pictures they are half a million objects to look through: doing
+that again and again takes a fifth of the time in which they are made (benchmarks/listing.py).
 """
 
 import gc
