@@ -19,6 +19,7 @@ from pathlib import Path
 
 import jobs
 import numpy as np
+import psutil
 import pytest
 from hosts import Host, Hosts, Running, wait
 
@@ -58,7 +59,9 @@ class Job:
             for pid, environ in host.processes().items()
             if (environ.get("MS_ROLE"), environ.get("RANK_ID")) == ("MS_WORKER", str(rank))
         }
-        return next((pid for pid in found if _parent(pid) not in found), None)
+        # A child may be gone since it was found.
+        parents = {pid: parent for pid in found if (parent := _parent(pid)) is not None}
+        return next((pid for pid, parent in parents.items() if parent not in found), None)
 
     def send(self, rank: int, number: signal.Signals) -> None:
         """Signal a worker."""
@@ -433,8 +436,10 @@ def test_a_job_is_not_restarted_more_often_than_asked(start: Start) -> None:
     }
 
 
-def _parent(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+def _parent(pid: int) -> int | None:
+    with suppress(psutil.NoSuchProcess):
+        return psutil.Process(pid).ppid()
+    return None
 
 
 def _listens(pid: int | None) -> bool:
