@@ -58,7 +58,7 @@ def parser(default: Path) -> Parser:
         )
         added.add_argument(
             "--latent_cache_dir",
-            type=Path,
+            type=path,
             metavar="DIR",
             default=default,
             help=f"the cache (default: {str(default).replace('%', '%%')})",
@@ -105,13 +105,18 @@ def parser(default: Path) -> Parser:
     )
     prune.add_argument(
         "--unneeded_by",
-        type=Path,
+        type=path,
         metavar="FOLDER",
         help=f"entries that no run needs whose output lies in FOLDER or below it; by the {KEYS} "
         "that each run leaves there",
     )
     prune.add_argument("--dry_run", action="store_true", help="tell what would go, remove nothing")
     return made
+
+
+def path(text: str) -> Path:
+    """~ stands for the home folder, which a shell does not replace behind an equals sign."""
+    return Path(text).expanduser()
 
 
 def seconds(text: str) -> float:

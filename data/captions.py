@@ -92,7 +92,8 @@ def _inside(folder: Path, names: AbstractSet[str], rows: Iterable[str]) -> set[s
     """All names in the folder and in the subfolders that the rows name."""
     inside = set(names)
     for below in {os.path.dirname(name) for name in rows} - {""}:
-        with suppress(OSError):  # told by `_check`, with the line that names it
+        # Told by `_check`, with the line that names it. ValueError: no such name can be.
+        with suppress(OSError, ValueError):
             inside |= {f"{below}/{name}" for name in os.listdir(folder / below)}
     return inside
 
@@ -101,8 +102,8 @@ def _check(path: Path, rows: Mapping[str, _Row], inside: AbstractSet[str]) -> No
     for name, row in rows.items():
         if name not in inside:
             raise DataError(
-                f"{path} line {row.line} names {name}, which is not in {path.parent}: correct "
-                "file_name, or remove the line"
+                f"{path} line {row.line} names {_legible(name)}, which is not in {path.parent}: "
+                "correct file_name, or remove the line"
             )
 
 
@@ -119,7 +120,7 @@ def _picture_of(row: dict[Any, Any], where: str) -> str:
     parts = [part for part in given.split("/") if part not in ("", ".")]
     if given[0] == "/" or ".." in parts:
         raise DataError(
-            f"{where} names {given}, outside of its folder: file_name is relative to it"
+            f"{where} names {_legible(given)}, outside of its folder: file_name is relative to it"
         )
     return "/".join(parts) or "."
 
@@ -137,6 +138,10 @@ def _caption_of(row: dict[Any, Any], where: str) -> str:
     if not isinstance(caption, str) or _HALVES.search(caption):
         raise DataError(f"{where}: {column} is {json.dumps(caption)[:40]}, a text is needed")
     return one_line(caption)
+
+
+def _legible(name: str) -> str:
+    return name if name.isprintable() else repr(name)
 
 
 def _shown(row: dict[Any, Any]) -> str:

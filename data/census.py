@@ -27,6 +27,7 @@ from .atomic import is_unfinished
 from .cache import DAMAGED_SUFFIX, SUFFIX
 from .digests import MEMORY_NAME
 from .errors import DataError
+from .examples import is_folder
 
 
 class Kind(Enum):
@@ -103,7 +104,7 @@ def walk(root: Path) -> Iterator[Item]:
     if not root.is_dir():
         raise DataError(f"there is no cache in {root}. Name its folder with --latent_cache_dir.")
     for file in _listing(root):
-        if not _is_folder(file):
+        if not is_folder(file):
             yield from _item(file, _at_the_top(file.name))
         elif _FAN_OUT.fullmatch(file.name):
             for inside in _listing(file.path):
@@ -160,17 +161,14 @@ def _listing(folder: str | Path) -> list[os.DirEntry[str]]:
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as err:
-        raise DataError(
-            f"the cache folder {folder} cannot be read ({err.strerror}). Make it readable, or ask "
-            "its owner."
-        ) from err
+        raise _unreadable(folder, err) from err
 
 
-def _is_folder(file: os.DirEntry[str]) -> bool:
-    try:
-        return file.is_dir()
-    except OSError:
-        return False  # a link that leads in a circle
+def _unreadable(folder: str | Path, err: OSError) -> DataError:
+    return DataError(
+        f"the cache folder {folder} cannot be read ({err.strerror}). Make it readable, or ask its "
+        "owner."
+    )
 
 
 def _at_the_top(name: str) -> Kind:
@@ -209,6 +207,8 @@ def _item(file: os.DirEntry[str], kind: Kind) -> Iterator[Item]:
         about = file.stat(follow_symlinks=False)
     except FileNotFoundError:
         return
+    except OSError as err:
+        raise _unreadable(os.path.dirname(file.path), err) from err
     yield Item(
         path=Path(file.path),
         kind=kind,

@@ -129,7 +129,7 @@ def _pictures(folder: Path) -> set[str]:
             return {
                 entry.name
                 for entry in entries
-                if examples.is_picture(entry.name) and not entry.is_dir()
+                if examples.is_picture(entry.name) and not examples.is_folder(entry)
             }
     except FileNotFoundError:
         return set()

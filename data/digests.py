@@ -9,6 +9,7 @@ import hashlib
 import json
 import logging
 import os
+import stat
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -25,6 +26,8 @@ _log = logging.getLogger(__name__)
 def image_digest(path: Path) -> str:
     """SHA-256 of the file's bytes: the same picture anywhere, under any name."""
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # a named pipe would keep us waiting
+            raise DataError(f"the picture {path} is no file: remove it")
         return _sha256(path)
     except OSError as err:
         raise DataError(f"the picture {path} cannot be read: {err.strerror}") from err
@@ -33,7 +36,8 @@ def image_digest(path: Path) -> str:
 class WeightDigests:
     """Digests of weight files and folders, remembered in `<root>/weights.json`.
 
-    The memory only saves time: if it is lost, damaged or cannot be written, files are read again.
+    The memory only saves time: if it is lost, damaged or cannot be written, files are read again,
+    but by one object only once. Its first line seals the rest: a flipped bit would be a wrong key.
     writer: as of `replace_file`.
     """
 
@@ -43,6 +47,7 @@ class WeightDigests:
         self._memory = root / MEMORY_NAME
         self._writer = writer
         self._now_ns = now_ns
+        self._own: dict[str, list[int | str]] = {}  # what this object has read
 
     def digest(self, *paths: Path) -> str:
         """One digest for these files and folders: of the names below each path and of the contents.
@@ -52,13 +57,14 @@ class WeightDigests:
         files = sorted((name, file) for path in paths for name, file in _files(path))
         if not files:
             raise DataError(f"no file in {', '.join(map(str, paths))}: is the model complete?")
-        known = self._recall()
+        known = {**self._recall(), **self._own}
         fresh: dict[str, list[int | str]] = {}
         whole = hashlib.sha256()
         for name, file in files:
             content = self._of_file(file, known, fresh)
             whole.update(f"{content} {name}\n".encode())
         if fresh:
+            self._own |= fresh
             self._remember(fresh)
         return whole.hexdigest()
 
@@ -86,21 +92,29 @@ class WeightDigests:
 
     def _recall(self) -> dict[str, list[int | str]]:
         try:
-            entries = json.loads(self._memory.read_text(encoding="utf-8"))
-            return {path: list(entry) for path, entry in entries.items() if len(entry) == 5}
+            seal, _, text = self._memory.read_bytes().partition(b"\n")
         except FileNotFoundError:
             return {}
-        except (OSError, ValueError, AttributeError, TypeError) as err:
-            _log.info("%s is not usable (%s): weights are digested again", self._memory, err)
+        except OSError as err:
+            _log.info("%s cannot be read (%s): weights are digested again", self._memory, err)
             return {}
+        if seal != _seal(text):
+            _log.info("%s is damaged: weights are digested again", self._memory)
+            return {}
+        entries: dict[str, list[int | str]] = json.loads(text)
+        return entries
 
     def _remember(self, fresh: dict[str, list[int | str]]) -> None:
         # What another process remembered meanwhile is kept; losing a race costs one more reading.
-        text = json.dumps({**self._recall(), **fresh}, indent=0, sort_keys=True)
+        text = json.dumps({**self._recall(), **fresh}, indent=0, sort_keys=True).encode()
         try:
-            replace_file(self._memory, text.encode(), writer=self._writer)
+            replace_file(self._memory, _seal(text) + b"\n" + text, writer=self._writer)
         except OSError as err:
             _log.info("%s cannot be written (%s): digests are not remembered", self._memory, err)
+
+
+def _seal(text: bytes) -> bytes:
+    return hashlib.sha256(text).hexdigest().encode()
 
 
 def _files(path: Path) -> Iterable[tuple[str, Path]]:

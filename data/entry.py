@@ -55,7 +55,7 @@ def verify(key: str, content: Content) -> Layout:
         if about["key"] != key:
             raise Damaged(f"it is the entry of {about['key']}")
         note = about["note"]
-    except (KeyError, TypeError, ValueError) as err:
+    except (KeyError, TypeError, ValueError, RecursionError) as err:
         raise Damaged("it is not an entry of this cache") from err
     try:
         layout = tuple(_part(name, about, start) for name, about in header.items())

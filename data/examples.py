@@ -94,7 +94,7 @@ def _names(folder: Path) -> set[str]:
     """All names in a folder, a folder's with a slash behind it."""
     try:
         with os.scandir(folder) as entries:
-            return {entry.name + "/" * entry.is_dir() for entry in entries}
+            return {entry.name + "/" * is_folder(entry) for entry in entries}
     except FileNotFoundError as err:
         raise DataError(f"the picture folder {folder} does not exist: check the path") from err
     except NotADirectoryError as err:
@@ -103,6 +103,13 @@ def _names(folder: Path) -> set[str]:
         raise DataError(
             f"the picture folder {folder} cannot be listed ({err.strerror}): check its permissions"
         ) from err
+
+
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False  # a link that leads in a circle, or to where we may not look
 
 
 def _in_order(names: Iterable[str]) -> list[str]:

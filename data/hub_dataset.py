@@ -199,7 +199,7 @@ class _Pictures:
     def _kept(self, content: bytes, suffix: str) -> Path:
         digest = hashlib.sha256(content).hexdigest()
         path = self._keep / f"{digest}{suffix if suffix in SUFFIXES else ''}"
-        if not path.is_file():
+        if not _is_whole(path, len(content)):
             try:
                 replace_file(path, content, writer=self._writer)
             except OSError as err:
@@ -209,6 +209,13 @@ class _Pictures:
                     "--latent_cache_dir"
                 ) from err
         return path
+
+
+def _is_whole(path: Path, size: int) -> bool:
+    try:
+        return path.is_file() and path.stat().st_size == size
+    except OSError:
+        return False
 
 
 def _remark(

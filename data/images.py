@@ -145,7 +145,7 @@ def _orientation(picture: Image.Image, path: Path) -> int:
     try:
         exif = Image.Image.getexif(picture) if is_png else picture.getexif()
         return int(exif.get(ExifTags.Base.Orientation, 1))
-    except (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError) as err:
+    except (OSError, SyntaxError, ArithmeticError, ValueError, TypeError, LookupError) as err:
         _log.warning("%s: EXIF data is damaged (%s), taken as upright", path, err)
         return 1
 

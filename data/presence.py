@@ -37,7 +37,7 @@ class Presence:
     """This process in the cache at `root`: shown while the context lasts.
 
     id: 16 hexadecimal digits. Where nothing can be written it is not shown, and others take it for
-    dead: it can hold no claim there either.
+    dead: it can hold no claim there either. As soon as something can be, it is.
     """
 
     def __init__(self, root: Path, *, beat_seconds: float = BEAT_SECONDS) -> None:
@@ -45,19 +45,20 @@ class Presence:
         self.root = root
         self._path = root / FOLDER / self.id
         self._keys: Iterable[str] = ()
+        self._is_shown = False  # with its keys
+        self._showing = threading.Lock()
         self._beat_seconds = beat_seconds
         self._over = threading.Event()
         self._beat = threading.Thread(target=self._keep_touching, name="presence", daemon=True)
 
     def __enter__(self) -> "Presence":
-        if self._show():
-            self._beat.start()
+        self._show()
+        self._beat.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._over.set()
-        if self._beat.is_alive():
-            self._beat.join()
+        self._beat.join()
         for path in (self._path, self._keys_path):
             with suppress(OSError):
                 path.unlink()
@@ -65,33 +66,35 @@ class Presence:
     def use(self, keys: Iterable[str]) -> None:
         """Say which entries this process needs, before it looks whether they exist."""
         self._keys = frozenset(keys)
-        if self._beat.is_alive():
-            self._show()
+        self._show()
 
     @property
     def _keys_path(self) -> Path:
         return self._path.with_name(self.id + KEYS_SUFFIX)
 
-    def _show(self) -> bool:
-        try:
-            # Written in place: until this file is there, what we write aside counts as the dead's.
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._path.write_bytes(_record(self.id))
-            if self._keys:
-                needs.write(self._keys_path, self._keys, writer=self.id)
-        except OSError as err:
-            _log.debug("%s: others do not see that this process uses it (%s)", self.root, err)
-            return False
-        return True
+    def _show(self) -> None:
+        with self._showing:
+            self._is_shown = False
+            try:
+                # In place: until this file is there, what we write aside counts as the dead's.
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                self._path.write_bytes(_record(self.id))
+                if self._keys:
+                    needs.write(self._keys_path, self._keys, writer=self.id)
+                self._is_shown = True
+            except OSError as err:
+                _log.debug("%s: others do not see that this process uses it (%s)", self.root, err)
 
     def _keep_touching(self) -> None:
         while not self._over.wait(self._beat_seconds):
             try:
                 os.utime(self._path)
             except FileNotFoundError:  # the cache was deleted, or we were taken for dead
-                self._show()
+                self._is_shown = False
             except OSError as err:
                 _log.debug("%s cannot be touched (%s)", self._path, err)
+            if not self._is_shown:
+                self._show()
 
 
 def is_alive(root: Path, owner: str, *, silent_for: float = EXPIRY_SECONDS) -> bool:
@@ -143,9 +146,11 @@ def _record(own_id: str) -> bytes:
 
 
 def _lives(path: Path, *, now: Callable[[], float], silent_for: float) -> bool:
+    text = b""
     try:
         # Read first: what was just opened, a network file system also tells the true time of.
-        text = path.read_bytes()
+        with suppress(PermissionError):  # somebody else's, who keeps files to himself
+            text = path.read_bytes()
         touched = path.stat().st_mtime
     except OSError:
         return False

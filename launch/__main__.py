@@ -5,6 +5,8 @@ Mistakes that a user can put right end here as one line and status 2; a tracebac
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -18,6 +20,7 @@ class Command(NamedTuple):
     module: str
     function: str
     about: str
+    only_prints: bool = False  # and may end as soon as nobody reads on
 
 
 COMMANDS = {
@@ -25,10 +28,16 @@ COMMANDS = {
         "mindbooth.launch.commands", "launch", "start workers, watch them, return their status"
     ),
     "plan": Command(
-        "mindbooth.launch.commands", "plan", "print what launch would do, start nothing"
+        "mindbooth.launch.commands",
+        "plan",
+        "print what launch would do, start nothing",
+        only_prints=True,
     ),
     "ranktable": Command(
-        "mindbooth.ranktable.cli", "main", "write, show, check, merge and convert rank tables"
+        "mindbooth.ranktable.cli",
+        "main",
+        "write, show, check, merge and convert rank tables",
+        only_prints=True,
     ),
     "doctor": Command(
         "mindbooth.launch.doctor", "main", "what works on this machine, what not, what to do"
@@ -41,7 +50,9 @@ COMMANDS = {
         "precompute",
         "fill the cache with what a training needs, and stop",
     ),
-    "cache": Command("mindbooth.data.cli", "main", "what the cache holds; verify and prune it"),
+    "cache": Command(
+        "mindbooth.data.cli", "main", "what the cache holds; verify and prune it", only_prints=True
+    ),
     "generate": Command(
         "mindbooth.trainer.generate", "main", "make pictures with adapters, with a refiner or not"
     ),
@@ -94,7 +105,16 @@ def _run(args: list[str]) -> int:
         advice = f"Did you mean {guess}?" if guess else f"There are {', '.join(COMMANDS)}."
         raise LaunchError(f"{args[0]!r} is no command of mindbooth. {advice}")
     function = getattr(import_module(command.module), command.function)
-    return int(function(args[1:]))
+    try:
+        status = int(function(args[1:]))
+        sys.stdout.flush()
+    except BrokenPipeError:
+        if not command.only_prints:
+            raise
+        # What is still in the buffer would be complained of at the interpreter's end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    return status
 
 
 def _help() -> str:

@@ -25,7 +25,7 @@ from .stop import STATUS, StopRequest
 log = logging.getLogger("mindbooth.trainer")
 
 SECONDS_FOR_THE_CAUSE = 10.0
-PRECOMPUTE = "precompute"  # the worker's first word
+PRECOMPUTE = "precompute"  # the worker's first word, and the command's name
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "mindbooth train") -> int:

@@ -18,11 +18,11 @@ from PIL import Image
 
 from mindbooth.data import images
 from mindbooth.data.batches import Variant
-from mindbooth.data.digests import image_digest
+from mindbooth.data.digests import WeightDigests, image_digest
 from mindbooth.data.errors import DataError
 
 from . import sdxl
-from .needed import Needed
+from .needed import Needed, models_of
 from .sdxl import Model
 
 Entry = dict[str, np.ndarray]
@@ -52,16 +52,25 @@ class Pixels:
             path = Path(variant.file)
             picture = images.load(path)
             if image_digest(path) != variant.digest:
-                raise DataError(f"the picture {path} was changed during the run: start again")
+                raise DataError(
+                    f"the picture {path} was changed during the run, or is another one on another "
+                    "host: start again, and where hosts have folders of their own, with the same "
+                    "pictures"
+                )
             self._last = (variant.digest, picture)
         return self._last[1]
 
 
 class Encoders:
-    """Key -> (entry, note): what is to be published. pixels: as `Pixels` gives them."""
+    """Key -> (entry, note): what is to be published. pixels: as `Pixels` gives them.
 
-    def __init__(self, needed: Needed, model: Model, dtype: ms.Type) -> None:
-        self._needed, self._model, self._dtype = needed, model, dtype
+    Raises DataError if the model is no longer the one that the keys are for.
+    """
+
+    def __init__(
+        self, needed: Needed, model: Model, dtype: ms.Type, digests: WeightDigests
+    ) -> None:
+        self._needed, self._model, self._dtype, self._digests = needed, model, dtype, digests
         self._prompts = {key: prompt for prompt, key in needed.texts.items()}
 
     def __call__(self, key: str, pixels: np.ndarray | None) -> tuple[Entry, Mapping[str, str]]:
@@ -86,11 +95,22 @@ class Encoders:
 
     @cached_property
     def _vae(self) -> nn.Cell:
-        return sdxl.load_vae(self._model)
+        vae = sdxl.load_vae(self._model)
+        self._check()
+        return vae
 
     @cached_property
     def _text_encoders(self) -> sdxl.TextEncoders:
-        return sdxl.TextEncoders(self._model, self._dtype)
+        encoders = sdxl.TextEncoders(self._model, self._dtype)
+        self._check()
+        return encoders
+
+    def _check(self) -> None:
+        """That what was just loaded is what the keys are for."""
+        planned = self._needed.models
+        texts = bool(planned.text_encoders)
+        if models_of(self._model, self._digests, texts=texts) != planned:
+            raise DataError(f"the model {self._model.name} was changed during the run: start again")
 
 
 def _finite(entry: Mapping[str, Any]) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import mindspore as ms
 
@@ -29,6 +29,16 @@ REMARKS_SHOWN = 3  # of prompts that are cut, and of pictures that are enlarged
 Looker = Callable[[Sequence[str]], Mapping[str, Picture]]
 
 
+class Models(NamedTuple):
+    """Digests of what makes entries, and the VAE's configuration; where no embeddings are needed,
+    without those of what makes them."""
+
+    vae: str
+    vae_config: Mapping[str, Any]
+    text_encoders: tuple[str, ...]
+    tokenizers: tuple[str, ...]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Needed:
     """What a run needs from the cache.
@@ -36,7 +46,7 @@ class Needed:
     items: one an example; class_items: one a class example. buckets: the examples of each size that
     occurs. pictures: all their variants by key; `interpolation` is how these are resized. texts:
     prompt -> key; none for text encoders in training, and an item's text is its caption then.
-    remarks: what the user should know about prompts and pictures.
+    models: which these keys are for. remarks: what the user should know about prompts and pictures.
     """
 
     items: tuple[Item, ...]
@@ -45,12 +55,28 @@ class Needed:
     pictures: Mapping[str, Variant]
     interpolation: str
     texts: Mapping[str, str]
+    models: Models
     remarks: tuple[str, ...]
 
     @property
     def keys(self) -> list[str]:
         """All keys, in the same order on every rank."""
         return [*self.pictures, *self.texts.values()]
+
+
+def models_of(model: Model, digests: WeightDigests, *, texts: bool) -> Models:
+    """As they are now. Weights are read, unless their digests are remembered."""
+    encoders, vocabularies = ("text_encoder", "text_encoder_2"), ("tokenizer", "tokenizer_2")
+    return Models(
+        vae=digests.digest(*model.weights("vae")),
+        vae_config=model.config("vae"),
+        text_encoders=tuple(
+            digests.digest(*model.weights(part), model.folder / part / "config.json")
+            for part in encoders
+            if texts
+        ),
+        tokenizers=tuple(digests.digest(model.folder / part) for part in vocabularies if texts),
+    )
 
 
 def plan(examples: Sequence[Example], class_examples: Sequence[Example], prompts: Sequence[str],
@@ -62,12 +88,13 @@ def plan(examples: Sequence[Example], class_examples: Sequence[Example], prompts
     """
     tokenizers = sdxl.load_tokenizers(model)
     captions = list(dict.fromkeys([*prompts, *(e.caption for e in (*examples, *class_examples))]))
+    models = models_of(model, digests, texts=texts)
     keys: dict[str, str] = {}
     if texts:
-        key = _text_key(model, digests, dtype, tokenizers[0].model_max_length)
+        key = _text_key(models, dtype, tokenizers[0].model_max_length)
         keys = {caption: key(caption) for caption in captions}
     known = look_at(list(dict.fromkeys(e.file for e in (*examples, *class_examples))))
-    frames = _Frames(config, model, digests, known)
+    frames = _Frames(config, model, models, known)
     items = _items(examples, keys, lambda file: frames.of(file, [frames.nearest(file)]))
     small = _small(frames.made.values(), config)
     sized = buckets.by_size([item.variants[0].frame.size for item in items])
@@ -80,6 +107,7 @@ def plan(examples: Sequence[Example], class_examples: Sequence[Example], prompts
         pictures=frames.made,
         interpolation=config.image_interpolation_mode,
         texts=keys,
+        models=models,
         remarks=(*_cut(tokenizers, captions), *small),
     )
 
@@ -97,7 +125,7 @@ def _items(
 class _Frames:
     """The variants of pictures; keeps all by key in `made`."""
 
-    def __init__(self, config: DataConfig, model: Model, digests: WeightDigests,
+    def __init__(self, config: DataConfig, model: Model, models: Models,
                  known: Mapping[str, Picture]) -> None:  # fmt: skip
         self.made: dict[str, Variant] = {}
         self._config = config
@@ -105,8 +133,8 @@ class _Frames:
         self._sizes = _sizes(config, model)
         self._encoding = recipes.latents_encoding(
             interpolation=config.image_interpolation_mode,
-            vae_digest=digests.digest(*model.weights("vae")),
-            vae_config=model.config("vae"),
+            vae_digest=models.vae,
+            vae_config=models.vae_config,
             dtype="fp32",
         )
         self._nearest = functools.cache(functools.partial(buckets.nearest, sizes=self._sizes))
@@ -143,18 +171,10 @@ def _sizes(config: DataConfig, model: Model) -> tuple[Size, ...]:
     return buckets.table(config.resolution, 2**halvings)
 
 
-def _text_key(
-    model: Model, digests: WeightDigests, dtype: ms.Type, max_length: int
-) -> Callable[[str], str]:
-    encoders = [
-        digests.digest(*model.weights(part), model.folder / part / "config.json")
-        for part in ("text_encoder", "text_encoder_2")
-    ]
-    vocabularies = [digests.digest(model.folder / part) for part in ("tokenizer", "tokenizer_2")]
-
+def _text_key(models: Models, dtype: ms.Type, max_length: int) -> Callable[[str], str]:
     encoding = recipes.text_encoding(
-        tokenizer_digests=vocabularies,
-        encoder_digests=encoders,
+        tokenizer_digests=models.tokenizers,
+        encoder_digests=models.text_encoders,
         max_length=max_length,
         dtype=sdxl.NAMES[dtype],
     )

@@ -119,8 +119,14 @@ class _Each(argparse.Action):
         setattr(namespace, self.dest, [*(getattr(namespace, self.dest) or ()), values])
 
 
+PRECOMPUTE = "mindbooth precompute"
+
+
 def parser(prog: str = "mindbooth train") -> HfArgumentParser:
     """The parser of all training flags."""
+    about = "trains an adapter on a few pictures"
+    if prog == PRECOMPUTE:
+        about = "fills the cache with what a training with the same flags needs, and stops"
     return _Parser(
         GROUPS,
         prog=prog,
@@ -128,7 +134,7 @@ def parser(prog: str = "mindbooth train") -> HfArgumentParser:
         formatter_class=lambda prog: _Help(prog, max_help_position=30, width=100),
         usage=f"{prog} --pretrained_model_name_or_path MODEL --instance_data_dir FOLDER\n"
         "         --instance_prompt TEXT [options]",
-        description="DreamBooth LoRA for Stable Diffusion XL: trains an adapter on a few pictures.",
+        description=f"DreamBooth LoRA for Stable Diffusion XL: {about}.",
         epilog="3 to 5 pictures, a prompt with a rare word such as sks, and some hundred updates "
         "are a good start; for SDXL --learning_rate 1e-4. Several cards: mindbooth launch.",
     )

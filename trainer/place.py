@@ -20,6 +20,7 @@ import numpy as np
 
 from mindbooth.data import scope
 from mindbooth.data.cache import Store, default_root
+from mindbooth.data.digests import WeightDigests
 from mindbooth.data.errors import DataError, RankFailed, RankStopped
 from mindbooth.data.meeting import Meeting
 from mindbooth.data.presence import Presence
@@ -32,13 +33,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """presence: tells others who use the cache that this rank is at work. drawn: a seed, the same
-    on all ranks."""
+    """presence: tells others who use the cache that this rank is at work. digests: of the model's
+    weights, remembered in the cache. drawn: a seed, the same on all ranks."""
 
     comm: Comm
     meeting: Meeting
     store: Store
     presence: Presence
+    digests: WeightDigests
     drawn: int
 
     def group(self, how: Literal["auto", "shared", "host"]) -> tuple[int, ...]:
@@ -66,8 +68,14 @@ def meet(config: TrainConfig, comm: Comm, environ: Mapping[str, str]) -> Place:
     meeting = _meeting(comm, environ.get("MS_SCHED_HOST"))
     drawn = comm.agree(secrets.randbelow(2**24))
     presence = Presence(root)
-    store = Store(root, below=below, writer=presence.id)
-    return Place(comm=comm, meeting=meeting, store=store, presence=presence, drawn=drawn)
+    return Place(
+        comm=comm,
+        meeting=meeting,
+        store=Store(root, below=below, writer=presence.id),
+        presence=presence,
+        digests=WeightDigests(root, writer=presence.id),
+        drawn=drawn,
+    )
 
 
 @contextlib.contextmanager

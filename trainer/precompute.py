@@ -49,7 +49,7 @@ def fill(run: Run, heart: Heart | None = None) -> None:
 def _encode(absent: list[str], run: Run, heart: Heart | None, *, share: int, of: int) -> int:
     """This rank's part, and the wait for the others'; how many it encoded."""
     run.store.ensure_writable()
-    encoders, pixels = Encoders(run.needed, run.model, run.dtype), Pixels(run.needed)
+    encoders, pixels = _makers(run)
     over, made = threading.Event(), 0
 
     def look_around() -> None:
@@ -79,6 +79,10 @@ def _encode(absent: list[str], run: Run, heart: Heart | None, *, share: int, of:
     return made
 
 
+def _makers(run: Run) -> tuple[Encoders, Pixels]:
+    return Encoders(run.needed, run.model, run.dtype, run.digests), Pixels(run.needed)
+
+
 class _OverError(Exception):
     """Ends the thread that waits for other ranks, when this one gives up."""
 
@@ -96,7 +100,7 @@ def repairer(run: Run) -> Callable[[str], Entry]:
 
     Called in the thread that prepares batches, so it waits until no graph is running.
     """
-    encoders, pixels = Encoders(run.needed, run.model, run.dtype), Pixels(run.needed)
+    encoders, pixels = _makers(run)
     complained = False
 
     def again(key: str) -> dict[str, np.ndarray]:

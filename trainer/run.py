@@ -103,6 +103,7 @@ class Run:
     output: Path
     store: Store
     presence: Presence
+    digests: WeightDigests
     repository: str | None = None
 
     @property
@@ -162,6 +163,7 @@ def look(config: TrainConfig, place: Place, *, trains: bool = True) -> Run:
         _check_class_folder(config)
         examples_an_epoch = max(examples_an_epoch, config.prior.num_class_images)
     group = place.group(config.data.cache_scope)
+    _digest_once(config, model, place, group)
     run = Run(
         config=config,
         comm=comm,
@@ -178,6 +180,7 @@ def look(config: TrainConfig, place: Place, *, trains: bool = True) -> Run:
         output=output,
         store=store,
         presence=place.presence,
+        digests=place.digests,
     )
     remarks = objective.remarks(scheduler, config.objective, config.model.variant)
     if comm.rank == 0:
@@ -308,11 +311,19 @@ def _needed(config: TrainConfig, model: Model, place: Place, group: Sequence[int
         _further_prompts(config, model),
         config.data,
         model,
-        WeightDigests(place.store.root, writer=place.presence.id),
+        place.digests,
         sdxl.DTYPES[config.optim.mixed_precision],
         texts=not config.adapter.train_text_encoder,
         look_at=look_at,
     )
+
+
+def _digest_once(config: TrainConfig, model: Model, place: Place, group: Sequence[int]) -> None:
+    """Weights are gigabytes: one rank of a group reads them, and the others find them remembered
+    in the cache; where nothing can be, each reads them."""
+    if place.comm.rank == group[0]:
+        needed.models_of(model, place.digests, texts=not config.adapter.train_text_encoder)
+    place.meeting.at("digests")
 
 
 def _further_prompts(config: TrainConfig, model: Model) -> list[str]:

@@ -9,7 +9,7 @@ import re
 import shutil
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +19,8 @@ import numpy as np
 import pytest
 from entries import damages
 from jobs import Flags, Job
-from PIL import Image
+from PIL import Image, ImageOps
+from safetensors.numpy import load_file, save_file
 
 UPDATES = 4
 ENTRIES = 11  # five pictures, flipped and not, and a prompt
@@ -146,6 +147,45 @@ def test_whoever_is_killed_while_encoding_every_entry_is_right(
     assert not [path for path in cache.rglob("*") if path.suffix in (".part", ".claim")]
 
 
+def another_picture(given: Given) -> None:
+    path = sorted(given.pictures.glob("*.png"))[-1]
+    with Image.open(path) as picture:
+        ImageOps.invert(picture.convert("RGB")).save(path)
+
+
+def another_text_encoder(given: Given) -> None:
+    path = given.model / "text_encoder" / "model.safetensors"
+    weights = {name: 2 * weight for name, weight in load_file(path).items()}
+    save_file(weights, path, metadata={"format": "np"})
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (another_picture, r"the picture .*\.png was changed during the run"),
+        (another_text_encoder, "the model .* was changed during the run"),
+    ],
+)
+def test_what_changes_while_others_are_encoded_is_not_taken_for_what_it_was(
+    given: Given, fresh: dict[str, bytes], tmp_path: Path,
+    change: Callable[[Given], None], told: str,
+) -> None:  # fmt: skip
+    own = replace(given, model=tmp_path / "model", pictures=tmp_path / "pictures")
+    shutil.copytree(given.model, own.model)
+    shutil.copytree(given.pictures, own.pictures)
+    cache = tmp_path / "cache"
+    with jobs.started(precompute(own, cache, 1, "out", crops=MANY), tmp_path) as job:
+        job.until(lambda: entries(cache))
+        (worker,) = jobs.workers(tmp_path / "out").values()
+        os.kill(worker, signal.SIGSTOP)
+        change(own)
+        os.kill(worker, signal.SIGCONT)
+        assert job.end() == 2, job.told
+    assert re.search(told, job.told), job.told
+    made = contents(cache)
+    assert made.items() < fresh.items()
+
+
 def test_what_was_precomputed_is_not_encoded_again(given: Given, tmp_path: Path) -> None:
     job = jobs.run(
         [*jobs.MINDBOOTH, "precompute", *given.flags(latent_cache_dir="cache")], tmp_path
@@ -263,6 +303,22 @@ def test_a_full_cache_can_be_read_only_and_lie_below_a_private_one(
         assert job.process.returncode == 0, job.told
         assert encoded(job) == 1
         assert len(entries(tmp_path / "own")) == 1
+
+
+def test_what_a_run_needs_that_is_at_work_is_kept_by_prune(given: Given, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    shutil.copytree(given.cache, cache)
+    prune = [*jobs.MINDBOOTH, "cache", "prune", "--max_size", "0", "--latent_cache_dir", cache]
+    flags = given.flags(latent_cache_dir=cache, max_train_steps=10**6)
+    with jobs.started([*jobs.MINDBOOTH, "train", *flags], tmp_path) as job:
+        job.until(lambda: jobs.updates(tmp_path / "out"))
+        done = jobs.run(prune, tmp_path)
+        assert f"in use now, so they stay anyway: {ENTRIES} entries" in done.out, done.told
+        assert len(entries(cache)) == ENTRIES
+        os.kill(job.process.pid, signal.SIGTERM)
+        assert job.end() == 75, job.told
+    assert jobs.run(prune, tmp_path).process.returncode == 0
+    assert not entries(cache)
 
 
 def test_what_runs_need_is_kept_by_prune(given: Given, tmp_path: Path) -> None:

@@ -58,6 +58,7 @@ def test_of_an_absent_folder_all_is_missing_and_it_stays_absent(tmp_path: Path) 
 
 def test_a_folder_is_no_picture_whatever_its_name(tmp_path: Path) -> None:
     (tmp_path / "dogs.png").mkdir()
+    (tmp_path / "circle.txt").symlink_to("circle.txt")
     assert class_images.missing(tmp_path, 1) == [0]
 
 

@@ -300,6 +300,29 @@ def test_help_fits_a_terminal(command: list[str], capsys: pytest.CaptureFixture[
     assert max(map(len, lines)) <= 100
 
 
+def test_a_folder_without_permissions_is_told(root: Path, store: Store) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("to become another user needs root")
+    latents(store, KEY)
+    store.path(KEY).parent.chmod(0o444)
+    for command in ("stat", "verify", "prune"):
+        done = subprocess.run(
+            [sys.executable, "-c", AS_NOBODY, command, "--latent_cache_dir", "."],
+            cwd=root, capture_output=True, text=True,
+        )  # fmt: skip
+        assert done.returncode == 2, done.stderr
+        assert f"error: the cache folder ./{KEY[:2]} cannot be read (Perm" in done.stderr
+
+
+def test_a_home_folder_is_found_behind_an_equals_sign(
+    store: Store, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    latents(store, KEY)
+    monkeypatch.setenv("HOME", str(store.root.parent))
+    assert main(["stat", f"--latent_cache_dir=~/{store.root.name}"]) == 0
+    assert capsys.readouterr().out.startswith(f"cache {store.root}\n")
+
+
 def test_the_default_cache_is_that_of_trainings(tmp_path: Path) -> None:
     store = Store(tmp_path / "mindbooth")
     latents(store, KEY)

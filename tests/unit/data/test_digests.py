@@ -30,6 +30,11 @@ def an_hour_later(root: Path) -> WeightDigests:
     return WeightDigests(root, now_ns=lambda: time.time_ns() + 3600 * 10**9)
 
 
+def remembered(memory: Path) -> dict[str, list[int | str]]:
+    """What stands behind the seal."""
+    return dict(json.loads(memory.read_text().partition("\n")[2]))
+
+
 def test_an_image_digest_is_of_the_bytes(tmp_path: Path) -> None:
     path = write(tmp_path / "a.png", b"some bytes")
     assert image_digest(path) == hashlib.sha256(b"some bytes").hexdigest()
@@ -41,6 +46,12 @@ def test_an_image_digest_is_of_the_bytes(tmp_path: Path) -> None:
 def test_an_unreadable_image_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"gone\.png cannot be read"):
         image_digest(tmp_path / "gone.png")
+
+
+def test_a_named_pipe_is_no_picture_and_keeps_nobody_waiting(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.png")
+    with pytest.raises(DataError, match=r"a\.png is no file"):
+        image_digest(tmp_path / "a.png")
 
 
 def test_moving_and_renaming_the_folder_keeps_the_digest(tmp_path: Path) -> None:
@@ -95,17 +106,38 @@ def test_the_same_file_is_read_once(tmp_path: Path) -> None:
     file = write(tmp_path / "a.safetensors", b"first")
     memory = tmp_path / "cache" / MEMORY_NAME
     digest = an_hour_later(memory.parent).digest(file)
-    entries = json.loads(memory.read_text())
+    entries = remembered(memory)
     entries[str(file)][-1] = "0" * 64  # if this is believed, the file was not read
-    memory.write_text(json.dumps(entries))
+    text = json.dumps(entries)
+    memory.write_text(f"{hashlib.sha256(text.encode()).hexdigest()}\n{text}")
     assert an_hour_later(memory.parent).digest(file) != digest
+
+
+def test_what_cannot_be_remembered_in_the_cache_is_read_once_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = write(tmp_path / "a.safetensors", b"first")
+    digests = an_hour_later(write(tmp_path / "cache", b"a file where the cache should be"))
+    before = digests.digest(file)
+    monkeypatch.delattr("mindbooth.data.digests._sha256")
+    assert digests.digest(file) == before
+
+
+def test_a_flipped_bit_in_the_memory_is_seen(tmp_path: Path) -> None:
+    file = write(tmp_path / "a.safetensors", b"first")
+    memory = tmp_path / "cache" / MEMORY_NAME
+    digest = an_hour_later(memory.parent).digest(file)
+    content = hashlib.sha256(b"first").hexdigest()
+    other = content[:-1] + ("1" if content[-1] == "0" else "0")
+    memory.write_text(memory.read_text().replace(content, other))
+    assert an_hour_later(memory.parent).digest(file) == digest
 
 
 def test_memory_keeps_what_others_remembered(tmp_path: Path) -> None:
     files = [write(tmp_path / name, b"x") for name in ("a.safetensors", "b.safetensors")]
     for file in files:
         an_hour_later(tmp_path / "cache").digest(file)
-    entries = json.loads((tmp_path / "cache" / MEMORY_NAME).read_text())
+    entries = remembered(tmp_path / "cache" / MEMORY_NAME)
     assert entries.keys() == set(map(str, files))
 
 

@@ -66,6 +66,7 @@ def test_every_truncation_is_noticed() -> None:
         save({"mean": np.zeros(3, np.float32)}),
         save({"mean": np.zeros(3, np.float32)}, metadata={"mindbooth": KEY}),
         save({"mean": np.zeros(3, np.float32)}, metadata={"mindbooth": f'{{"key": "{KEY}"}}'}),
+        save({"mean": np.zeros(3, np.float32)}, metadata={"mindbooth": "[" * 10**5}),
         pack("cd" * 32, TENSORS, NOTE),
     ],
 )

@@ -57,6 +57,12 @@ def test_what_is_no_picture_is_passed_over_and_named_once(tmp_path: Path) -> Non
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("target", ["circle", "absent"])
+def test_a_link_that_leads_nowhere_is_passed_over(tmp_path: Path, target: str) -> None:
+    (fill(tmp_path, "a.png") / "circle").symlink_to(target)
+    assert from_folder(tmp_path, caption="x").remark == f"passed over in {tmp_path}: circle"
+
+
 def test_nothing_passed_over_gives_no_remark(tmp_path: Path) -> None:
     assert from_folder(fill(tmp_path, "a.png"), caption="").remark is None
 

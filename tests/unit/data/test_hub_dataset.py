@@ -171,6 +171,16 @@ def test_pictures_inside_of_the_dataset_are_written_once(
     assert {path: path.stat().st_ino for path in (tmp_path / "keep").iterdir()} == written
 
 
+def test_a_picture_that_was_cut_short_is_written_again(
+    tmp_path: Path, embedded: Any, load: Callable[..., Any]
+) -> None:
+    rows = parquet(tmp_path / "rows", embedded)
+    before = contents(load(rows).examples)
+    for path in (tmp_path / "keep").iterdir():
+        path.write_bytes(b"")
+    assert contents(load(rows).examples) == before
+
+
 def test_without_a_caption_column_all_have_the_prompt_and_the_others_are_named(
     pictures: Path, load: Callable[..., Any]
 ) -> None:

@@ -2,6 +2,7 @@
 
 import io
 import logging
+import math
 import struct
 import warnings
 import zlib
@@ -133,6 +134,20 @@ def test_damaged_exif_is_told_and_taken_as_upright(
     with caplog.at_level(logging.WARNING):
         assert np.array_equal(pixels(path), UPRIGHT)
     assert probe(path) == (32, 48)
+    assert str(path) in caplog.text
+
+
+def test_an_infinite_orientation_is_told_and_taken_as_upright(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "a.png"
+    # TIFF 6.0, a double in a directory of one entry; its value stands behind that.
+    double, at = 12, 8 + 2 + 12 + 4
+    entry = struct.pack("<HHII", 0x0112, double, 1, at)
+    tiff = b"II*\0" + struct.pack("<IH", 8, 1) + entry + bytes(4) + struct.pack("<d", math.inf)
+    Image.fromarray(UPRIGHT).save(path, exif=b"Exif\x00\x00" + tiff)
+    with caplog.at_level(logging.WARNING):
+        assert np.array_equal(pixels(path), UPRIGHT)
     assert str(path) in caplog.text
 
 

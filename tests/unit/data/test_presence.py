@@ -1,5 +1,6 @@
 """Real processes, killed, waiting to be reaped, in other pid namespaces and hidden by /proc."""
 
+import errno
 import json
 import os
 import shutil
@@ -10,10 +11,12 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from holders import dead_holder, holder, until
 
+from mindbooth.data import needs
 from mindbooth.data.errors import DataError
 from mindbooth.data.presence import (
     EXPIRY_SECONDS,
@@ -104,6 +107,36 @@ def test_does_nothing_where_the_disk_is_full(small_disk: Path) -> None:
     with Presence(small_disk) as mine:
         mine.use(KEYS)
     assert files(small_disk) == {"big"}
+
+
+def test_is_shown_as_soon_as_the_disk_has_room(small_disk: Path) -> None:
+    with pytest.raises(OSError, match="No space"):
+        (small_disk / "big").write_bytes(bytes(2**21))
+    with Presence(small_disk, beat_seconds=0.01) as mine:
+        mine.use(KEYS)
+        assert keys_in_use(small_disk) == set()
+        (small_disk / "big").unlink()
+        until(lambda: keys_in_use(small_disk) == KEYS)
+        assert living(small_disk) == {mine.id}
+    assert files(small_disk) == set()
+
+
+def test_a_list_that_found_no_room_is_written_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, full = needs.write, [True]
+
+    def one_that_fails(*given: Any, **options: Any) -> None:
+        if full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(*given, **options)
+
+    monkeypatch.setattr(needs, "write", one_that_fails)
+    with Presence(tmp_path, beat_seconds=0.01) as mine:
+        mine.use(KEYS)
+        assert living(tmp_path) == {mine.id}
+        full.clear()
+        until(lambda: keys_in_use(tmp_path) == KEYS)
 
 
 # Others
@@ -209,6 +242,33 @@ print(os.path.exists(f"/proc/{pid}"), is_alive(Path(root), other))
             process.kill()
             process.wait()
     assert answers == [["False", "True"], ["False", "False"]]
+
+
+def test_another_user_s_process_that_keeps_its_files_to_itself_is_judged_by_its_touches(
+    tmp_path: Path,
+) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("another user is made by root")
+    for folder in (tmp_path, *tmp_path.parents):
+        if folder == Path(tempfile.gettempdir()):
+            break
+        folder.chmod(0o755)
+    script = """
+import os, sys
+from pathlib import Path
+from mindbooth.data.presence import is_alive
+
+os.setuid(12345)
+print(is_alive(Path(sys.argv[1]), sys.argv[2]))
+"""
+    with holder(tmp_path) as (_, other):
+        (tmp_path / FOLDER / other).chmod(0o600)
+        command = [sys.executable, "-c", script, str(tmp_path), other]
+        answers = []
+        for _ in range(2):
+            answers.append(subprocess.run(command, capture_output=True, text=True).stdout)
+            touched(tmp_path, other, seconds_ago=2 * EXPIRY_SECONDS)
+    assert answers == ["True\n", "False\n"]
 
 
 def test_others_are_judged_in_a_folder_that_cannot_be_written(small_disk: Path) -> None:

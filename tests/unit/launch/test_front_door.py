@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -133,9 +132,30 @@ def test_nothing_heavy_is_imported(argv: list[str]) -> None:
 @pytest.mark.parametrize("argv", QUICK.values(), ids=QUICK)
 def test_it_answers_in_less_than_half_a_second(argv: list[str]) -> None:
     def seconds() -> float:
-        start = time.perf_counter()
+        """Of a processor, because others may be busy here."""
+        start = os.times()
         command = [sys.executable, "-m", "mindbooth.launch", *argv]
         subprocess.run(command, stdout=subprocess.DEVNULL, check=True, env=dict(os.environ))
-        return time.perf_counter() - start
+        end = os.times()
+        return sum(end[2:4]) - sum(start[2:4])  # the children's, user and system
 
-    assert any(seconds() < 0.5 for _ in range(10))  # a busy machine gets more tries
+    assert any(seconds() < 0.5 for _ in range(10))
+
+
+@pytest.mark.parametrize("argv", [["plan", "--nproc_per_node", "2"], ["cache", "stat", "--json"]])
+def test_a_command_that_prints_ends_quietly_when_nobody_reads_on(
+    argv: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "mindbooth").mkdir()
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, "-m", "mindbooth.launch", *argv],
+        env={**os.environ, "XDG_CACHE_HOME": str(tmp_path)},
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (128 + 13, "")
