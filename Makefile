@@ -40,7 +40,7 @@ test-slow: setup-dev ## the tests that take minutes each, for parts that change 
 	.venv/bin/python -m pytest tests -m slow $(PYTEST_ARGS)
 
 test-cluster: setup-dev ## tests on two hosts, Slurm and sshd; as root, installs what they need
-	.venv/bin/python -m pytest tests/cluster -m "not slow" $(PYTEST_ARGS)
+	.venv/bin/python -m pytest tests/cluster -m "not slow" $(AT_ONCE) $(PYTEST_ARGS)
 
 rehearsal: setup ## the main job on a model of SDXL's full size: 8 GB of disk, 24 GB of memory
 	@.venv/bin/python examples/full-size/rehearsal.py $(REHEARSAL_ARGS)

@@ -4,12 +4,15 @@ Each test file has its own: a cable that one pulls does not trouble another. Wha
 installed with apt-get; where that cannot be, every test is skipped and says why.
 """
 
+import fcntl
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 from hosts import Hosts, HostsError
@@ -35,11 +38,13 @@ def tools() -> None:
         pytest.skip(f"hosts are made of Linux namespaces, this is {sys.platform}")
     if os.geteuid() != 0:
         pytest.skip("hosts are made of namespaces, which takes root")
-    packages = missing()
-    if packages and shutil.which("apt-get") is None:
-        pytest.skip(f"no apt-get here to install {' '.join(packages)}")
-    if packages and not (install(packages) or (apt("update") and install(packages))):
-        pytest.skip(f"apt-get could not install {' '.join(packages)}")
+    with (Path(tempfile.gettempdir()) / "mindbooth-apt.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # of several processes that test, one installs
+        packages = missing()
+        if packages and shutil.which("apt-get") is None:
+            pytest.skip(f"no apt-get here to install {' '.join(packages)}")
+        if packages and not (install(packages) or (apt("update") and install(packages))):
+            pytest.skip(f"apt-get could not install {' '.join(packages)}")
 
 
 @pytest.fixture(scope="module")
