@@ -47,6 +47,10 @@ _UPRIGHT = {
     8: Transpose.ROTATE_90,
 }
 _SIDEWAYS = (5, 6, 7, 8)
+# What Pillow raises of it, and what a number does that is none.
+_UNREADABLE_EXIF = (
+    OSError, SyntaxError, ArithmeticError, ValueError, TypeError, LookupError, EOFError
+)  # fmt: skip
 
 _EXPORT = "export it as JPEG or PNG"
 _log = logging.getLogger(__name__)
@@ -145,7 +149,7 @@ def _orientation(picture: Image.Image, path: Path) -> int:
     try:
         exif = Image.Image.getexif(picture) if is_png else picture.getexif()
         return int(exif.get(ExifTags.Base.Orientation, 1))
-    except (OSError, SyntaxError, ArithmeticError, ValueError, TypeError, LookupError) as err:
+    except _UNREADABLE_EXIF as err:
         _log.warning("%s: EXIF data is damaged (%s), taken as upright", path, err)
         return 1
 

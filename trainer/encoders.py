@@ -109,8 +109,11 @@ class Encoders:
         """That what was just loaded is what the keys are for."""
         planned = self._needed.models
         texts = bool(planned.text_encoders)
-        if models_of(self._model, self._digests, texts=texts) != planned:
-            raise DataError(f"the model {self._model.name} was changed during the run: start again")
+        now = models_of(self._model, self._digests, texts=texts)
+        if now != planned:
+            vae_stays = (now.vae, now.vae_config) == (planned.vae, planned.vae_config)
+            folder = self._model.folder if vae_stays else self._model.vae
+            raise DataError(f"the model {folder} was changed during the run: start again")
 
 
 def _finite(entry: Mapping[str, Any]) -> bool:
