@@ -182,10 +182,14 @@ def load(path: Path) -> tuple[State, dict[str, np.ndarray]]:
         raise ConfigError(f"The checkpoint {path} can't be read: {err}.") from err
 
 
-def set_aside(folder: Path, *, beyond: int) -> None:
-    """Moves the checkpoints after update `beyond`, which a run that goes on from there, or is new
-    (-1), must not mix with its own."""
+def set_aside(folder: Path, resumed: Resumed | None) -> None:
+    """Moves what a run must not mix with its own into `folder/earlier-N`: of one that goes on from
+    a checkpoint there, the later checkpoints; of any other, all checkpoints and results."""
+    goes_on = resumed is not None and resumed.path.parent.resolve() == folder.resolve()
+    beyond = resumed.state.update if resumed and goes_on else -1
     found = [path for path in _numbered(folder) if _number(path) > beyond]
+    if not goes_on:
+        found += [path for name in export.RESULTS if (path := folder / name).exists()]
     if not found:
         return
     number = 1
@@ -195,7 +199,8 @@ def set_aside(folder: Path, *, beyond: int) -> None:
     aside.mkdir()
     for path in found:
         path.rename(aside / path.name)
-    log.info("Checkpoints that this run does not go on from are in %s now.", aside)
+    log.info("What this run does not go on from is in %s now: %s.", aside,
+             ", ".join(path.name for path in found))  # fmt: skip
 
 
 def _complete_exchange(folder: Path) -> None:
@@ -214,9 +219,17 @@ def clean(folder: Path) -> None:
 
 
 def rotate(folder: Path, keep: int) -> None:
-    """Removes all but the newest `keep` complete checkpoints."""
+    """Removes all but the newest `keep` complete checkpoints. What cannot be removed is told: the
+    new one is safe."""
     for path in sorted(_numbered(folder), key=_number)[:-keep]:
-        shutil.rmtree(path)
+        going = (
+            folder / f".{path.name}.gone"
+        )  # out of sight whole, and for `clean` if we are killed
+        try:
+            os.replace(path, going)
+            shutil.rmtree(going)
+        except OSError as err:
+            log.warning("The checkpoint %s can't be removed: %s.", path, err.strerror)
 
 
 def _complete(path: Path) -> bool:

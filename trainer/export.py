@@ -29,6 +29,8 @@ from .config import TrainConfig
 
 NAME = "pytorch_lora_weights.safetensors"
 KOHYA_NAME = "pytorch_lora_weights_kohya.safetensors"
+# What a run leaves beside its checkpoints.
+RESULTS = (NAME, KOHYA_NAME, "README.md", "config.yaml", "metrics.jsonl", "samples")
 KOHYA_PREFIXES = {"unet": "lora_unet_", "text_encoder": "lora_te1_", "text_encoder_2": "lora_te2_"}
 
 Tensors = Mapping[str, np.ndarray]
@@ -98,8 +100,10 @@ def kohya_header(metadata: Metadata, config: TrainConfig) -> dict[str, str]:
 
 
 def config_file(path: Path, config: TrainConfig, seed: int) -> None:
-    """Every option as it was resolved, and the versions; `--config` reads it again."""
+    """Every option as it was resolved, and the versions; `--config` reads it again, and begins the
+    same run anew, however its workers are started."""
     options = {**config.flat(), "seed": seed, "versions": report.versions()}
+    del options["resume_from_checkpoint"], options["distributed"]
     text = yaml.safe_dump(options, sort_keys=False, allow_unicode=True)
     replace_file(path, text.encode())
 

@@ -110,13 +110,14 @@ def _train(run: Run, stop: StopRequest, phases: Phases, heart: Heart,
     factor, source = _factor(run), trained.source(run, models)
     batches_of = trained.batches(run, source)
     embed = trained.embedder(run, models)
-    validation = Validation(run, models.models["unet"], meeting, embed, heart)
+    validation = Validation(run, models.models["unet"], meeting, embed, heart,
+                            has_to_stop=lambda: stop.asked)  # fmt: skip
     _tell_start(run, adapter, first)
     if config.run.debug:
         debug.watch(models.models)
         debug.show_batch(run, source, [some for some in (run.examples, run.class_examples) if some])
 
-    with Trackers(run, first) as trackers, stop.noted():
+    with Trackers(run, first) as trackers:
         lora.seed_dropout(run.seed, first, comm.rank)
         if step.mode == "graph":
             with phases("compile"):
@@ -127,6 +128,7 @@ def _train(run: Run, stop: StopRequest, phases: Phases, heart: Heart,
         heart.begin()
         done, stopped, made = first, False, None
         with (
+            stop.noted(),
             Metrics(run, first) as metrics,
             Progress(
                 "update", run.updates, unit="update", done=first, show=comm.rank == 0, heart=heart
@@ -365,4 +367,12 @@ def _tell_start(run: Run, adapter: Adapter, first: int) -> None:
     for name, model in adapter.models.items():
         held = ", ".join(f"{memory.shown(n)} in {d}" for d, n in memory.weights(model).items())
         log.info("Weights of %s: %s.", name, held)
-    log.info("Updates %d to %d; everything goes to %s.", first + 1, run.updates, run.output)
+    if run.resumed:
+        log.info("Going on from %s.", run.resumed.path)
+    elif run.config.output.resume_from_checkpoint:
+        log.info("There is no checkpoint in %s yet: the training begins anew.", run.output)
+    if first == run.updates:
+        log.warning("Nothing is left to train: all %d updates are done. Raise --max_train_steps to "
+                    "go on, or begin anew without --resume_from_checkpoint.", first)  # fmt: skip
+    else:
+        log.info("Updates %d to %d; everything goes to %s.", first + 1, run.updates, run.output)

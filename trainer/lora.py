@@ -65,7 +65,8 @@ class Adapter:
     parameters: the layers' own, in the order of `pieces`; fp32, trainable.
     blocks: how many neighbours each have rows of one length, and how many rows of which length.
     stops: where each model's part of the vector ends.
-    metadata: per model, its peft configuration, as diffusers stores it.
+    metadata: per model, its peft configuration, as diffusers stores it; without dropout, which
+    torch's diffusers would go on with when it draws.
     """
 
     def __init__(self, models: Mapping[str, nn.Cell], *, seed: int) -> None:
@@ -85,7 +86,10 @@ class Adapter:
         self.pieces = tuple(pieces)
         self.parameters = tuple(parameters)
         self.blocks = blocks([piece.shape for piece in self.pieces])
-        self.metadata = {k: m.peft_config["default"].to_dict() for k, m in models.items()}
+        self.metadata = {
+            name: {**model.peft_config["default"].to_dict(), "lora_dropout": 0.0}
+            for name, model in models.items()
+        }
         flat = np.concatenate([_initial(piece, seed).ravel() for piece in self.pieces])
         self.master = Parameter(Tensor(flat), name="adapter_master", requires_grad=False)
         for parameter in self.parameters:

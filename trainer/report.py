@@ -118,6 +118,7 @@ class Metrics:
 
     def __init__(self, run: Run, first: int) -> None:
         self._file = None
+        self._complained = False
         if run.comm.rank != 0:
             return
         path = run.output / "metrics.jsonl"
@@ -130,17 +131,25 @@ class Metrics:
         self._file = path.open("a", encoding="utf-8")
 
     def write(self, **figures: Any) -> None:
-        """Adds a line, and makes it visible to whoever follows the file."""
-        if self._file is not None:
+        """Adds a line, and makes it visible to whoever follows the file. If it can't be written,
+        a full disk say, that is told once, and goes on: the figures are not worth the run."""
+        if self._file is None:
+            return
+        try:
             self._file.write(json.dumps(figures) + "\n")
             self._file.flush()
+        except OSError as err:
+            if not self._complained:
+                log.warning("%s can't be written: %s.", self._file.name, err.strerror)
+            self._complained = True
 
     def __enter__(self) -> Metrics:
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._file is not None:
-            self._file.close()
+            with contextlib.suppress(OSError):  # told when it was written to
+                self._file.close()
 
 
 def grid(rows: Sequence[Sequence[Image.Image]], labels: Sequence[str], *, title: str = "",

@@ -137,8 +137,7 @@ class Run:
         if self.comm.rank == 0:
             self.output.mkdir(parents=True, exist_ok=True)
             checkpoint.clean(self.output)
-            beyond = self.resumed.state.update if self.resumed else -1
-            checkpoint.set_aside(self.output, beyond=beyond)
+            checkpoint.set_aside(self.output, self.resumed)
             export.config_file(self.output / "config.yaml", self.config, self.seed)
             needs.write(self.output / needs.KEYS, self.needed.keys)
 

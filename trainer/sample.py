@@ -7,6 +7,7 @@ only. Used by validation, and by all else that makes pictures with the model.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -38,13 +39,14 @@ class Shot:
 
 
 class Sampler:
-    """Makes pictures with a UNet."""
+    """Makes pictures with a UNet. has_to_stop: asked at each step of `shared`."""
 
-    def __init__(self, model: Model, unet: nn.Cell, dtype: ms.Type,
-                 heart: Heart | None = None) -> None:  # fmt: skip
+    def __init__(self, model: Model, unet: nn.Cell, dtype: ms.Type, heart: Heart | None = None, *,
+                 has_to_stop: Callable[[], bool] = lambda: False) -> None:  # fmt: skip
         self.pipeline = sdxl.bare_pipeline(model, unet)
         self.dtype = dtype
         self._heart = heart or Heart()
+        self._has_to_stop = has_to_stop
 
     def pictures(self, prompt: Embeddings, negative: Embeddings, seeds: Sequence[int], *,
                  size: tuple[int, int], steps: int = STEPS,
@@ -54,15 +56,22 @@ class Sampler:
         return self._batch(shots, negative, size=size, steps=steps, guidance=guidance)
 
     def shared(self, shots: Sequence[Shot], negative: Embeddings, comm: Comm, *,
-               ready: Callable[[], None], size: tuple[int, int]) -> list[Image.Image]:  # fmt: skip
-        """The pictures of `shots`, shared out over the ranks; every rank gets all of them.
+               ready: Callable[[], None],
+               size: tuple[int, int]) -> list[Image.Image] | None:  # fmt: skip
+        """The pictures of `shots`, shared out over the ranks; every rank gets all of them, or None
+        if one of the ranks has to stop.
 
         ready: returns when all ranks have made theirs, so that the collective need not wait.
         """
         mine = range(comm.rank, len(shots), comm.size)
         sheet = np.zeros((len(shots), *size, 3), np.float32)
-        with Progress("pictures", len(mine), unit="picture", show=comm.rank == 0,
-                      heart=self._heart) as progress:  # fmt: skip
+        stopped = np.zeros(1, np.float32)
+        with (
+            contextlib.suppress(_StopError),
+            Progress("pictures", len(mine), unit="picture", show=comm.rank == 0,
+                     heart=self._heart) as progress,
+        ):  # fmt: skip
+            stopped[:] = 1
             for first in range(0, len(mine), AT_ONCE):
                 some = mine[first : first + AT_ONCE]
                 made = self._batch(
@@ -71,7 +80,10 @@ class Sampler:
                 for i, picture in zip(some, made, strict=True):
                     sheet[i] = picture
                     progress.advance()
+            stopped[:] = 0
         ready()
+        if comm.sum(stopped)[0]:
+            return None
         return [Image.fromarray(a.astype(np.uint8)) for a in comm.sum(sheet)]
 
     def _batch(self, shots: Sequence[Shot], negative: Embeddings, *, size: tuple[int, int],
@@ -102,10 +114,16 @@ class Sampler:
 
     def _after_a_step(self, *_: Any) -> dict[str, Any]:
         self._heart.beat()
+        if self._has_to_stop():
+            raise _StopError
         return {}
 
     def _stack(self, embeddings: Sequence[Embeddings], name: str) -> Tensor:
         return Tensor(np.stack([each[name] for each in embeddings])).astype(self.dtype)
+
+
+class _StopError(Exception):
+    """Leaves the pipeline."""
 
 
 def decode(vae: nn.Cell, latents: Tensor) -> list[Image.Image]:

@@ -204,7 +204,7 @@ class Trackers:
     """All trackers of a run. A resumed run, with `first` updates done, continues their series."""
 
     def __init__(self, run: Run, first: int) -> None:
-        folder = run.output / run.config.output.logging_dir
+        folder = run.output / Path(run.config.output.logging_dir).expanduser()
         names = check(run.config.output) if run.comm.rank == 0 else ()
         self._open = {name: KINDS[name](folder, run, first) for name in names}
 

@@ -55,14 +55,16 @@ class Validation:
     """When pictures are due, and making them. Nothing is loaded before the first time.
 
     prompts: those of --validation_prompt. embed: the embeddings of a prompt as the adapter is now;
-    it is asked each time, because text encoders may be in training.
+    it is asked each time, because text encoders may be in training. has_to_stop: whether this rank
+    was asked to; pictures take longer than such a request may wait.
     """
 
     def __init__(self, run: Run, unet: nn.Cell, meeting: Meeting,
-                 embed: Callable[[str], Embeddings],
-                 heart: Heart | None = None) -> None:  # fmt: skip
+                 embed: Callable[[str], Embeddings], heart: Heart | None = None, *,
+                 has_to_stop: Callable[[], bool] = lambda: False) -> None:  # fmt: skip
         self._run, self._unet, self._meeting, self._embed = run, unet, meeting, embed
         self._heart = heart
+        self._has_to_stop = has_to_stop
         self.prompts = tuple(run.config.output.validation_prompt or ())
         self._sampler: Sampler | None = None
 
@@ -79,13 +81,16 @@ class Validation:
     def make(self, update: int) -> Made | None:
         """Makes the pictures; rank 0 writes their sheet and, after the last update, each of them.
 
-        Every rank must call it, and gets them. None without --validation_prompt.
+        Every rank must call it, and gets them. None without --validation_prompt, and when a rank
+        has to stop.
         """
         if not self.prompts:
             return None
         run = self._run
         if self._sampler is None:
-            self._sampler = Sampler(run.model, self._unet, run.dtype, self._heart)
+            self._sampler = Sampler(
+                run.model, self._unet, run.dtype, self._heart, has_to_stop=self._has_to_stop
+            )
         count = run.config.output.num_validation_images
         seeds = tuple(run.seed + i for i in range(count))
         embeddings = [self._embed(prompt) for prompt in self.prompts]
@@ -96,6 +101,9 @@ class Validation:
             ready=functools.partial(self._meeting.at, f"pictures {update}"),
             size=(run.config.data.resolution, run.config.data.resolution),
         )
+        if flat is None:
+            log.warning("Asked to stop: the pictures after update %d are left out.", update)
+            return None
         made = Made(
             update=update,
             prompts=self.prompts,

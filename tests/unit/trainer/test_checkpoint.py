@@ -1,5 +1,6 @@
 """Checkpoints on disk: whole or not there, found, read, thinned out; damaged ones told."""
 
+import errno
 import json
 import os
 import signal
@@ -147,11 +148,55 @@ def test_only_complete_checkpoints_are_removed(tmp_path: Path) -> None:
 def test_checkpoints_of_an_earlier_run_are_set_aside(tmp_path: Path) -> None:
     for update in (4, 8):
         write(tmp_path, update)
-        checkpoint.set_aside(tmp_path, beyond=-1)
-    checkpoint.set_aside(tmp_path, beyond=-1)
+        checkpoint.set_aside(tmp_path, None)
+    checkpoint.set_aside(tmp_path, None)
     assert checkpoint.find("latest", tmp_path) is None
     found = sorted(str(path.parent.relative_to(tmp_path)) for path in tmp_path.rglob(MANIFEST))
     assert found == ["earlier-1/checkpoint-4", "earlier-2/checkpoint-8"]
+
+
+def test_what_an_earlier_run_made_is_set_aside_with_its_checkpoints(tmp_path: Path) -> None:
+    write(tmp_path, 4)
+    (tmp_path / "samples" / "final").mkdir(parents=True)
+    for name in ("pytorch_lora_weights_kohya.safetensors", "config.yaml", "samples/final/1.png"):
+        (tmp_path / name).touch()
+    (tmp_path / "mine.txt").touch()
+    checkpoint.set_aside(tmp_path, checkpoint.resumable("latest", tmp_path))
+    assert not (tmp_path / "earlier-1").exists()
+    checkpoint.set_aside(tmp_path, None)
+    assert sorted(os.listdir(tmp_path)) == ["earlier-1", "mine.txt"]
+    assert sorted(os.listdir(tmp_path / "earlier-1")) == [
+        "checkpoint-4", "config.yaml", "pytorch_lora_weights_kohya.safetensors", "samples",
+    ]  # fmt: skip
+
+
+def test_a_run_that_goes_on_from_elsewhere_leaves_nothing_here_to_mix_with(tmp_path: Path) -> None:
+    elsewhere = write(tmp_path / "elsewhere", 300)
+    for update in (100, 200):
+        write(tmp_path / "out", update)
+    checkpoint.set_aside(tmp_path / "out", checkpoint.resumable(str(elsewhere), tmp_path / "out"))
+    assert os.listdir(tmp_path / "out") == ["earlier-1"]
+    assert sorted(os.listdir(tmp_path / "out" / "earlier-1")) == [
+        "checkpoint-100", "checkpoint-200",
+    ]  # fmt: skip
+
+
+def test_a_checkpoint_that_cannot_be_removed_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for update in (1, 2):
+        write(tmp_path, update)
+
+    def busy(path: Path) -> None:
+        raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY))
+
+    monkeypatch.setattr(checkpoint.shutil, "rmtree", busy)
+    checkpoint.rotate(tmp_path, 1)
+    assert "checkpoint-1 can't be removed: Directory not empty." in caplog.text
+    monkeypatch.undo()
+    assert checkpoint.find("latest", tmp_path) == tmp_path / "checkpoint-2"
+    checkpoint.clean(tmp_path)
+    assert os.listdir(tmp_path) == ["checkpoint-2"]
 
 
 def test_a_run_that_goes_on_from_an_earlier_one_leaves_no_later_one_to_mix_with(
@@ -159,7 +204,7 @@ def test_a_run_that_goes_on_from_an_earlier_one_leaves_no_later_one_to_mix_with(
 ) -> None:
     for update in (5, 10, 20):
         write(tmp_path, update)
-    checkpoint.set_aside(tmp_path, beyond=5)
+    checkpoint.set_aside(tmp_path, checkpoint.resumable("checkpoint-5", tmp_path))
     write(tmp_path, 10, value=0.75)
     checkpoint.rotate(tmp_path, 2)
     assert checkpoint.find("latest", tmp_path) == tmp_path / "checkpoint-10"

@@ -296,7 +296,7 @@ def test_the_written_options_are_read_again(tmp_path: Path, argv: list[str]) -> 
     path = tmp_path / "config.yaml"
     config_file(path, config, 7)
     again, warnings = parse(["--config", str(path)])
-    assert again.flat() == {**config.flat(), "seed": 7}
+    assert again.flat() == {**config.flat(), "seed": 7, "resume_from_checkpoint": None}
     assert warnings == []
 
 

@@ -174,6 +174,8 @@ def test_config_yaml_holds_every_option_but_no_secret(tmp_path: Path) -> None:
     assert not re.search("s3cret|token", text)
     found = yaml.safe_load(text)
     assert (found["seed"], found["hub_model_id"], found["push_to_hub"]) == (7, "me/dog", True)
+    # Given back, it begins the same run anew.
+    assert not {"resume_from_checkpoint", "distributed"} & found.keys()
 
 
 def header(path: Path) -> dict[str, str]:

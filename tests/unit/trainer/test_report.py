@@ -37,6 +37,20 @@ def test_a_line_is_to_be_seen_as_soon_as_it_is_written(tmp_path: Path) -> None:
         assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1, "loss": 0.5}\n'
 
 
+def test_a_full_disk_is_told_once_and_ends_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = Path.open
+    full = Path("/dev/full")
+    monkeypatch.setattr(
+        Path, "open", lambda path, *a, **k: opened(full if path.suffix else path, *a, **k)
+    )
+    monkeypatch.setattr("mindbooth.trainer.report.replace_file", lambda *_: None)
+    write(tmp_path, 0, 1, 2, 3)
+    (told,) = caplog.messages
+    assert told.endswith("can't be written: No space left on device.")
+
+
 def test_a_resumed_run_drops_what_it_does_again(tmp_path: Path) -> None:
     write(tmp_path, 0, 1, 2, 3, 4, 5)
     write(tmp_path, 3, 4, 5, 6)
