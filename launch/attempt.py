@@ -261,12 +261,19 @@ class Attempt:
             self.workers_ended_at = now
         if who.rank is None:
             self.scheduler_ended_at = now
-        elif status == STOPPED:
+        elif status == STOPPED or (who in self.out_of_time and self._has_nothing_to_save()):
+            self.ended[who] = STOPPED
             self.deadline = self.deadline or now + self.plan.grace_seconds
         elif status != OK:
             if who in self.out_of_time:
                 why = f"not done {self.plan.grace_seconds:g} s after the stop request"
             self._fail(who.rank, status, now, why=why)
+
+    def _has_nothing_to_save(self) -> bool:
+        """Whether a stop came before all workers here began to train: they load or compile, and
+        heed nothing for as long as that takes."""
+        beats = self.watch.beats.values()
+        return self.failure is None and all(beat and not beat.began for beat in beats)
 
     def _blame_scheduler(self, now: float) -> None:
         """Fail if the scheduler ended badly and no worker explains it: it can take no port, say."""

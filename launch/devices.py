@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mindbooth.ranktable import hccl
-from mindbooth.ranktable.check import LONGEST_SERVER_ID
+from mindbooth.ranktable.check import LONGEST_SERVER_ID, address_bytes
 from mindbooth.ranktable.discover import logic_ids, visible
 from mindbooth.ranktable.topology import Cluster, Device, Host
 
@@ -155,7 +155,9 @@ def _agree(config: LaunchConfig, cluster: Cluster, given: Cluster) -> None:
         )
     for seat, told in zip(cluster, given, strict=True):
         here, there = seat.device.address, told.device.address
-        if here is not None and there is not None and here not in there.split(","):
+        if here is None or there is None:
+            continue
+        if address_bytes(here) not in map(address_bytes, there.split(",")):
             raise LaunchError(
                 f"--rank_table {config.rank_table} gives device {seat.device.physical_id} of this "
                 f"host the address {there}, here it is {here}. Servers stand in the table in the "

@@ -85,13 +85,15 @@ def parse_hostfile(text: str, source: str) -> tuple[HostLine, ...]:
 
 def position(hosts: Sequence[str], name: str) -> int | None:
     """Find a host, by its whole name or by that before the first dot; None where unsure."""
-    for wanted, names in (
-        (name, list(hosts)),
-        (name.partition(".")[0], [host.partition(".")[0] for host in hosts]),
-    ):
+    for wanted, names in ((name, list(hosts)), (_short(name), [_short(host) for host in hosts])):
         if names.count(wanted) == 1:
             return names.index(wanted)
     return None
+
+
+def _short(name: str) -> str:
+    """Before the first dot; an address has no such form."""
+    return name if re.fullmatch(r"[0-9.]+", name) else name.partition(".")[0]
 
 
 def shown(hosts: Sequence[str]) -> str:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import signal
 import socket
+import sys
 import threading
 import time
 from collections import deque
@@ -30,6 +31,9 @@ GOODBYE_SECONDS = 5.0
 LONGEST_LINE = 1 << 24
 READS_AT_A_TIME = 64
 MANY_HOSTS = 64
+if sys.platform == "linux":
+    # Seconds of silence before the first probe, and between probes; how many fail.
+    KEEPALIVE = {socket.TCP_KEEPIDLE: 10, socket.TCP_KEEPINTVL: 5, socket.TCP_KEEPCNT: 3}
 ECHO_SECONDS = 2.0  # a Ctrl-C may come to each host by itself, and through the others
 
 Message = dict[str, Any]
@@ -51,6 +55,11 @@ class Line:
     def __init__(self, connection: socket.socket) -> None:
         connection.setblocking(False)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        # Before there are beats, it is this that tells of a host that lost its power.
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        if sys.platform == "linux":
+            for option, value in KEEPALIVE.items():
+                connection.setsockopt(socket.IPPROTO_TCP, option, value)
         self._connection = connection
         self._lock = threading.Lock()
         self._rest = b""

@@ -22,6 +22,7 @@ from .allocation import Allocation, agree
 from .devices import Machine
 from .options import LaunchConfig, LaunchError
 from .plan import AUTO_PORTS, LOOPBACK, TRAINER, Plan, Site, make_plan, port_for
+from .rendezvous import AbsentError
 
 LOOK_UP_SECONDS = 1.0
 TABLE_SECONDS = 600.0  # a platform may still be writing its table when we start
@@ -104,8 +105,10 @@ def look(
 
 
 def _machine(config: LaunchConfig, environ: Mapping[str, str]) -> Machine:
-    devices, super_pod_id = discover.ask(), None
-    if devices and config.device_target != "CPU" and config.rank_table != "off":
+    needs_addresses = config.device_target != "CPU" and config.rank_table != "off"
+    devices = discover.ask() if needs_addresses else discover.ask(hccn_conf=Path(os.devnull))
+    super_pod_id = None
+    if devices and needs_addresses:
         # Tools are asked, which takes a part of a second for each device.
         path = environ.get("PATH", "")
         devices = discover.addresses(devices, path=path)
@@ -152,9 +155,14 @@ def _address(
     while True:
         try:
             return preflight.resolve(name, several_hosts=True, source=source)
-        except preflight.UnknownName:
-            if time.monotonic() > limit:
+        except preflight.UnknownName as err:
+            if allocation.scheduler == "none":
                 raise
+            if time.monotonic() > limit:
+                raise AbsentError(
+                    f"{source} no host has had the name {name} for {patience:g} s "
+                    "(--rendezvous_seconds): host 0 has not come."
+                ) from err
             if not told:
                 print(f"mindbooth: waiting for an address of {name}", flush=True)
                 told = True

@@ -31,8 +31,8 @@ class Failure:
 
     who: a worker's rank, or MSRUN, SCHEDULER or HOST (the launcher there was lost).
     host: its node rank. why: what we know of it. log, words: the name of its log ("" if it has
-    none) and its last lines. began: training had begun, so a restart goes on from a checkpoint.
-    hung: nothing moves, and every worker is to write its stacks down first.
+    none) and its last lines. hung: nothing moves, and every worker is to write its stacks down
+    first.
     """
 
     who: int | str
@@ -157,7 +157,8 @@ def describe(failure: Failure, plan: Plan) -> list[str]:
 def farewell(outcome: Outcome) -> list[str]:
     """Say what an end other than a failure means."""
     if outcome.status == INTERRUPTED:
-        return ["mindbooth: interrupted"]
+        saved = set(outcome.statuses.values()) == {STOPPED} and outcome.resumable
+        return [f"mindbooth: interrupted{', everything saved' * saved}"]
     if outcome.failure is not None:
         return []
     if outcome.status == STOPPED and outcome.resumable:

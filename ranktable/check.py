@@ -176,7 +176,7 @@ def _addresses(devices: list[Located], key: str, required: bool) -> Iterator[str
             parts = value.split(",")
             counts[path] = len(parts)
             for part in parts:
-                packed = _packed(part)
+                packed = address_bytes(part)
                 if packed is None:
                     yield f"{path}.{key}: {quoted(part)} is no IP address. Correct it."
                 elif packed in first:
@@ -200,7 +200,7 @@ def _network(servers: Servers) -> Iterator[str]:
     """Check what is optional: the host's own address, ports, the spare card of a device."""
     for server_path, server, devices in servers:
         host_ip = server.get("host_ip")
-        if isinstance(host_ip, str) and _packed(host_ip) is None:
+        if isinstance(host_ip, str) and address_bytes(host_ip) is None:
             yield f"{server_path}.host_ip: {quoted(host_ip)} is no IP address. Correct it."
         for path, device in devices:
             for key in PORTS:
@@ -256,7 +256,7 @@ def _evenness(servers: Servers) -> Iterator[str]:
         yield f"{without[0]}.host_ip: missing, other servers have it. Give it to all or to none."
 
 
-def _packed(text: str) -> bytes | None:
+def address_bytes(text: str) -> bytes | None:
     """Return an address as its bytes, the same for every spelling; None if it is none."""
     try:
         return socket.inet_pton(socket.AF_INET6 if ":" in text else socket.AF_INET, text)

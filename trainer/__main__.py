@@ -19,7 +19,7 @@ from mindbooth.data.errors import DataError, RankFailed, RankStopped
 from mindbooth.ranktable.placement import Placement
 from mindbooth.ranktable.topology import RankTableError
 
-from .errors import NeverFinite
+from .errors import NeverFinite, Unreachable
 from .stop import STATUS, StopRequest
 
 log = logging.getLogger("mindbooth.trainer")
@@ -71,7 +71,7 @@ def ended(run: Callable[[], int], stop: StopRequest) -> int:
         time.sleep(SECONDS_FOR_THE_CAUSE)  # so that the rank that failed is seen to end first
         tell(f"another rank failed: {err}")
         return 1
-    except NeverFinite as err:
+    except (NeverFinite, Unreachable) as err:
         tell(err)
         return 1
     except OSError as err:

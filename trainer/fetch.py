@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
 from .config import ConfigError
+from .errors import Unreachable
 
 
 def folder(flag: str, name: str, *, allow: Sequence[str], ignore: Sequence[str] = (),
            cache_dir: str | None = None, revision: str | None = None) -> Path:  # fmt: skip
-    """A folder of this name, or the download of a repository. Raises ConfigError."""
+    """A folder of this name, or the download of a repository. Raises ConfigError, and Unreachable
+    if the hub only failed for now."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
@@ -32,11 +35,24 @@ def folder(flag: str, name: str, *, allow: Sequence[str], ignore: Sequence[str] 
             ignore_patterns=list(ignore),
         )
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as err:
+        if isinstance(err, OSError) and err.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
         reason = " ".join(str(err).split())
-        raise ConfigError(
+        raise (Unreachable if _may_pass(err) else ConfigError)(
             f"{flag} {name}: there is no such folder here, and the hub did not give it ({reason})."
         ) from err
     return Path(found)
+
+
+def _may_pass(err: Exception) -> bool:
+    """Whether the hub, or the network, may give it another time."""
+    from huggingface_hub import constants
+    from huggingface_hub.errors import HfHubHTTPError
+
+    response = getattr(err, "response", None) if isinstance(err, HfHubHTTPError) else None
+    if response is not None:
+        return bool(response.status_code >= 500 or response.status_code == 429)
+    return isinstance(err, OSError) and not constants.HF_HUB_OFFLINE
 
 
 def tensors(flag: str, name: str, path: Path) -> list[str]:

@@ -22,6 +22,7 @@ from mindbooth.ranktable.placement import Placement
 
 from .__main__ import hide_chatter, keep_torch_out
 from .config import ConfigError, ModelConfig
+from .errors import Unreachable
 from .generate_options import GenerateConfig, parse
 
 if TYPE_CHECKING:
@@ -75,9 +76,9 @@ def main(argv: Sequence[str] | None = None, prog: str = "mindbooth generate") ->
         for path in run(parse(sys.argv[1:] if argv is None else argv, prog)):
             print(path)
         return 0
-    except ConfigError as err:
+    except (ConfigError, Unreachable) as err:
         print(f"mindbooth: error: {err}", file=sys.stderr, flush=True)
-        return 2
+        return 2 if isinstance(err, ConfigError) else 1
     except KeyboardInterrupt:
         return 130
 

@@ -222,3 +222,46 @@ def test_term_before_the_first_update_ends_with_75_and_saves_nothing(
     assert not list(output.glob("checkpoint-*"))
     assert not (output / jobs.LORA).exists()
     assert "Traceback" not in job.told
+
+
+def test_workers_that_heed_nothing_before_training_begins_are_stopped_all_the_same(
+    tiny_pipeline: Path, mini_sdxl: Path, tmp_path: Path
+) -> None:
+    """A stopped process stands for one that compiles."""
+    options = flags(tiny_pipeline, mini_sdxl / "instance", tmp_path / "cache")
+    output = tmp_path / "cwd" / "stopped"
+    command = jobs.launch(2)
+    place = len(jobs.MINDBOOTH) + 1
+    patience = ["--grace_seconds", "2"]
+    beats = [output / "launch" / "attempt-1" / f"heartbeat_{rank}" for rank in (0, 1)]
+    with jobs.started([*command[:place], *patience, *command[place:], *options],
+                      tmp_path / "cwd") as job:  # fmt: skip
+        job.until(lambda: all(beat.exists() and beat.read_bytes() for beat in beats))
+        for pid in jobs.workers(output).values():
+            processes.send(pid, signal.SIGSTOP)
+        job.send(signal.SIGTERM)
+        assert job.end() == 75, job.told
+        assert not jobs.left(output)
+    assert "stopped before training began" in job.err
+
+
+def test_a_stop_request_does_not_wait_for_pictures(
+    tiny_pipeline: Path, mini_sdxl: Path, tmp_path: Path
+) -> None:
+    options = jobs.training(
+        tiny_pipeline,
+        mini_sdxl / "instance",
+        latent_cache_dir=tmp_path / "cache",
+        output_dir="out",
+        max_train_steps=3,
+        validation_prompt="a photo of sks dog",
+        validation_steps=1,
+        num_validation_images=1000,
+    )
+    with jobs.started([*jobs.MINDBOOTH, "train", *options], tmp_path) as job:
+        job.until(lambda: jobs.updates(tmp_path / "out") == 1 and "pictures " in job.err)
+        job.send(signal.SIGTERM)
+        assert job.end() == 75, job.told
+    assert "the pictures after update 1 are left out" in job.err
+    assert (tmp_path / "out" / "checkpoint-2").is_dir()
+    assert not (tmp_path / "out" / "samples").exists()

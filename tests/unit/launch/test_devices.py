@@ -121,6 +121,13 @@ def test_a_given_table_chooses_the_devices() -> None:
     assert (ids(choice), choice.visible) == ([4, 5], "4,5")
 
 
+def test_an_address_may_be_spelled_otherwise_in_a_given_table() -> None:
+    devices = (Device(physical_id=4, address="2001:db8::1"),)
+    text = table(4).replace("10.0.0.5", "2001:0db8:0:0::1")
+    choice = choose(LaunchConfig(rank_table=Path("t.json")), replace(SERVER, devices=devices), text)
+    assert ids(choice) == [4]
+
+
 def test_a_given_table_of_another_host_is_refused() -> None:
     with pytest.raises(LaunchError, match=r"the address 10\.0\.0\.5, here it is 192\.168\.4\.1"):
         choose(LaunchConfig(rank_table=Path("t.json")), SERVER, table(4, 5))

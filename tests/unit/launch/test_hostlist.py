@@ -161,3 +161,8 @@ def test_a_wrong_hostfile_is_told_by_file_and_line(text: str, told: str) -> None
 )
 def test_a_host_is_found_by_its_short_and_by_its_whole_name(name: str, place: int | None) -> None:
     assert hostlist.position(("n1", "n2.cluster", "m.a", "m.b"), name) == place
+
+
+def test_an_address_has_no_short_form() -> None:
+    assert hostlist.position(("192.168.0.1", "10.0.0.1"), "10.0.0.1") == 1
+    assert hostlist.position(("192.168.0.1", "10.0.0.1"), "10.0.0.9") is None

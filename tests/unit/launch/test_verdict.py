@@ -148,6 +148,7 @@ def test_a_cpu_worker_has_no_device() -> None:
         (Outcome(statuses={0: 0, 1: 75}), ["did not leave alike (rank 0: 0, rank 1: 75)"]),
         (Outcome(stop=TERM, before_start=True), ["before training began"]),
         (Outcome(stop=INT, failure=failure(0, 137)), ["interrupted"]),
+        (Outcome(stop=INT, statuses={0: 75}, resumable=True), ["interrupted, everything saved"]),
     ],
 )
 def test_the_last_line_says_what_the_status_means(outcome: Outcome, told: list[str]) -> None:
