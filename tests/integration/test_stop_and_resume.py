@@ -265,3 +265,20 @@ def test_a_stop_request_does_not_wait_for_pictures(
     assert "the pictures after update 1 are left out" in job.err
     assert (tmp_path / "out" / "checkpoint-2").is_dir()
     assert not (tmp_path / "out" / "samples").exists()
+
+
+def test_a_stop_request_while_a_graph_is_compiled_saves_nothing_and_ends_with_75(
+    tiny_pipeline: Path, mini_sdxl: Path, tmp_path: Path
+) -> None:
+    options = [*flags(tiny_pipeline, mini_sdxl / "instance", tmp_path / "cache"),
+               "--mode", "graph", "--compile_cache", "off"]  # fmt: skip
+    output = tmp_path / "cwd" / "stopped"
+    beat = output / "launch" / "attempt-1" / "heartbeat_0"
+    with jobs.started([*jobs.launch(1), *options], tmp_path / "cwd") as job:
+        job.until(lambda: beat.exists() and b'"compile"' in beat.read_bytes())
+        job.send(signal.SIGTERM)
+        assert job.end() == 75, job.told
+        assert not jobs.left(output)
+    assert "Traceback" not in job.told
+    assert jobs.updates(output) == 0
+    assert not list(output.glob("checkpoint-*"))
