@@ -63,7 +63,7 @@ def agree(
     """Lay the command line beside what the scheduler gave: refuse what differs, fill what lacks."""
     if nnodes == 0:
         raise LaunchError("--nnodes 0: at least one host is needed.")
-    _refuse_processes(allocation)
+    refuse_processes(allocation)
     if allocation.scheduler == "none":
         allocation = _by_hand(allocation, nnodes, node_rank, master_addr)
     _refuse_other(allocation, nnodes, node_rank)
@@ -89,7 +89,8 @@ def _by_hand(
     return replace(alone, source=source, nnodes=nnodes, untold=("node_rank",), hosts=hosts)
 
 
-def _refuse_processes(allocation: Allocation) -> None:
+def refuse_processes(allocation: Allocation) -> None:
+    """Raise LaunchError where the scheduler has started several of us on this host."""
     if allocation.processes_per_host > 1:
         raise LaunchError(
             f"{allocation.source} has started {allocation.processes_per_host} processes on a host, "

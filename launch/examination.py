@@ -17,7 +17,7 @@ from importlib.metadata import metadata, version
 from pathlib import Path
 
 from . import findings, host_findings, machine_facts, npu_findings, preflight, schedulers, variables
-from .allocation import Allocation
+from .allocation import Allocation, refuse_processes
 from .findings import Finding, State
 from .npu_findings import Seen
 from .options import LaunchError
@@ -102,8 +102,13 @@ def _job(
     else:
         try:
             job = schedulers.detect(environ, hostname=name)
+            refuse_processes(job)
         except LaunchError as err:
             return job, Finding("job", "fault", str(err))
+    if job.untold:
+        missing = " and ".join(f"--{name}" for name in job.untold)
+        remedy = "Pass --nnodes and --node_rank, or what concerns other hosts is left out."
+        return job, Finding("job", "warning", f"{job.source} does not tell {missing}", remedy)
     return job, Finding("job", "ok", f"host {job.node_rank} of {job.nnodes} ({job.source})")
 
 

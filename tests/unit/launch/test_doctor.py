@@ -164,6 +164,24 @@ def test_a_scheduler_that_contradicts_itself_is_a_fault_and_the_rest_is_examined
     assert state(groups, "versions", "mindspore") == "ok"
 
 
+def test_a_scheduler_that_does_not_tell_how_many_hosts_there_are_is_told_of() -> None:
+    environ = {"JOB_COMPLETION_INDEX": "3"}
+    _, groups = end(start(environ=environ))
+    assert state(groups, "network", "job") == "warning"
+    _, groups = end(start("--nnodes", "4", "--node_rank", "3", environ=environ))
+    assert state(groups, "network", "job") == "ok"
+
+
+def test_several_processes_on_a_host_are_as_wrong_as_at_a_launch() -> None:
+    environ = {
+        "SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0", "SLURM_STEP_TASKS_PER_NODE": "8(x2)",
+        "SLURM_STEP_NODELIST": "a[1-2]", "SLURM_NODEID": "0", "SLURMD_NODENAME": "a1",
+        "SLURM_LOCALID": "0",
+    }  # fmt: skip
+    _, groups = end(start(environ=environ))
+    assert state(groups, "network", "job") == "fault"
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a process another /dev")
 def test_npus_are_examined_with_driver_and_cann(tmp_path: Path) -> None:
     tools = tmp_path / "tools"
