@@ -27,7 +27,7 @@ LAUNCH_SEVERAL = Path(__file__).parent / "integration" / "workers" / "launch_sev
 FAULTY = Path(__file__).parent / "integration" / "workers" / "faulty.py"
 LAUNCH_FAULTY = Path(__file__).parent / "integration" / "workers" / "launch_faulty.py"
 LORA = "pytorch_lora_weights.safetensors"
-LIMIT_SECONDS = 300
+LIMIT_SECONDS = 600  # for a dozen runs on a busy machine
 Flags = list[str]
 
 

@@ -50,8 +50,8 @@ CASES = tuple(
     for mode in ("pynative", "graph")
     for optimizer in ("AdamW", "prodigy")
     for text_encoders in (False, True)
-    # A graph takes half a minute to compile, three times in each case.
-    if mode == "pynative" or text_encoders == (optimizer == "prodigy")
+    # Each with each other, but not all three: a case takes a minute or more.
+    if text_encoders == ((optimizer == "prodigy") == (mode == "pynative"))
 )
 NAMES = [case.name for case in CASES]
 
@@ -141,7 +141,7 @@ def test_the_figures_of_a_resumed_run_are_those_of_the_straight_one(
 
 
 def test_the_text_encoders_are_trained_at_their_own_rate(story: Story) -> None:
-    tensors = jobs.load_file(story.folder / "AdamW-text-pynative" / jobs.LORA)
+    tensors = jobs.load_file(story.folder / "AdamW-text-graph" / jobs.LORA)
     for part in ("unet", "text_encoder", "text_encoder_2"):
         ups = [tensor for name, tensor in tensors.items() if name.startswith(f"{part}.")
                and name.endswith(".up.weight")]  # fmt: skip
