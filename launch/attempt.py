@@ -264,6 +264,8 @@ class Attempt:
         elif status == STOPPED or (who in self.out_of_time and self._has_nothing_to_save()):
             self.ended[who] = STOPPED
             self.deadline = self.deadline or now + self.plan.grace_seconds
+        elif status != OK and self.stall is not None:  # perhaps of showing its stacks
+            self._fail_hung(self.stall, now)
         elif status != OK:
             if who in self.out_of_time:
                 why = f"not done {self.plan.grace_seconds:g} s after the stop request"
@@ -296,8 +298,11 @@ class Attempt:
             if self.stall is not None:
                 self._dump_stacks(now)
         elif self.dumped_at is not None and now > self.dumped_at + STACKS_SECONDS:
-            why = f"{self.stall.why}; --hang_seconds is {self.plan.hang_seconds:g} s"
-            self._fail(self.stall.rank, FAILED, now, why=why, hung=True)
+            self._fail_hung(self.stall, now)
+
+    def _fail_hung(self, stall: Stall, now: float) -> None:
+        why = f"{stall.why}; --hang_seconds is {self.plan.hang_seconds:g} s"
+        self._fail(stall.rank, FAILED, now, why=why, hung=True)
 
     def _dump_stacks(self, now: float) -> None:
         """Have every worker write its Python stacks into its log, one that is stopped as well."""

@@ -86,8 +86,14 @@ def ended(run: Callable[[], int], stop: StopRequest) -> int:
 
 
 def show_stacks_when_asked() -> None:
-    """At USR2, all threads' Python stacks go to standard error, wherever the process hangs."""
-    faulthandler.register(signal.SIGUSR2, file=2, all_threads=True)
+    """At USR2, Python stacks go to standard error: that of the main thread wherever it hangs, and
+    those of all threads as soon as it can run Python.
+
+    Threads that run meanwhile would change their frames while these are read, which has crashed
+    processes; the interpreter's lock holds them.
+    """
+    signal.signal(signal.SIGUSR2, lambda *_: faulthandler.dump_traceback(2, all_threads=True))
+    faulthandler.register(signal.SIGUSR2, file=2, all_threads=False, chain=True)
 
 
 def keep_torch_out() -> None:
