@@ -84,4 +84,4 @@ def test_the_last_checkpoint_and_the_adapter_are_as_they_were(story: Story) -> N
     )
     assert all((kept[name] == expected[name]).all() for name in expected)
     assert json.loads((always / "checkpoint-2" / "state.json").read_text())["update"] == 2
-    assert (always / jobs.LORA).read_bytes() == b"of an earlier run"
+    assert (always / "earlier-1" / jobs.LORA).read_bytes() == b"of an earlier run"
